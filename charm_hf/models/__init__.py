@@ -1,0 +1,1 @@
+"""The files that travel inside a checkpoint: each imports only its siblings here, torch, PIL and transformers."""
