@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import transformers
 from packaging import version
 from transformers import AutoConfig, PretrainedConfig
+from transformers.dynamic_module_utils import get_relative_import_files
+
+
+if TYPE_CHECKING:
+    # Never run, yet needed: transformers fetches the files that a travelling file imports relatively, and these lines
+    # make every file of a checkpoint reachable from any other.
+    from .image_processing_charm import CharmImageProcessor  # noqa: F401
+    from .modeling_charm import CharmForAestheticScoring  # noqa: F401
+    from .pipeline_image_aesthetics import ImageAestheticsPipeline  # noqa: F401
 
 
 MINIMUM_TRANSFORMERS = "5.18.0"
@@ -19,6 +31,21 @@ if version.parse(transformers.__version__) < version.parse(MINIMUM_TRANSFORMERS)
         'ignore the attention mask, so that padding would change the scores. Run `pip install -U "transformers>='
         f'{MINIMUM_TRANSFORMERS}"`.'
     )
+
+# What a checkpoint says about its own code. Written out, because registering a second Auto class overwrites the first.
+AUTO_MAP = {
+    "AutoConfig": "configuration_charm.CharmConfig",
+    "AutoModel": "modeling_charm.CharmForAestheticScoring",
+    "AutoModelForImageClassification": "modeling_charm.CharmForAestheticScoring",
+    "AutoImageProcessor": "image_processing_charm.CharmImageProcessor",
+}
+CUSTOM_PIPELINES = {
+    "image-aesthetics": {
+        "impl": "pipeline_image_aesthetics.ImageAestheticsPipeline",
+        "pt": ["AutoModel"],
+        "type": "image",
+    }
+}
 
 SUPPORTED_BACKBONES = ("dinov2", "dinov2_with_registers", "vit")
 POSITION_MODES = ("exact", "reference")
@@ -92,6 +119,25 @@ def get_dataset_preset(name: str) -> DatasetPreset:
     return DATASET_PRESETS[name]
 
 
+def is_travelling_code(module_name: str) -> bool:
+    """Whether a module was loaded out of a checkpoint by transformers instead of from the installed package."""
+    return module_name.split(".")[0] == "transformers_modules"
+
+
+def save_code_files(folder: str | os.PathLike, module_file: str = __file__) -> list[Path]:
+    """Copy `module_file` and every file it needs, which lie beside it, into a checkpoint folder.
+
+    A file that is already the one to write (a checkpoint saved onto itself) is left alone.
+    """
+    written = []
+    for source in sorted({module_file, *get_relative_import_files(module_file)}):
+        target = Path(folder) / Path(source).name
+        if not (target.exists() and target.samefile(source)):
+            shutil.copyfile(source, target)
+            written.append(target)
+    return written
+
+
 class CharmConfig(PretrainedConfig):
     r"""Configuration of [`CharmModel`] and [`CharmForAestheticScoring`].
 
@@ -143,9 +189,12 @@ class CharmConfig(PretrainedConfig):
         self.score_quantiles = None if score_quantiles is None else [float(value) for value in score_quantiles]
         self.initializer_range = initializer_range
         self._check()
-        kwargs.pop("num_labels", None)
-        kwargs.pop("id2label", None)
-        kwargs.pop("label2id", None)
+        for name in ("num_labels", "id2label", "label2id", "custom_pipelines"):
+            kwargs.pop(name, None)
+        if is_travelling_code(__name__):
+            # The installed package registers its pipeline and hides this key, which would make `pipeline` ask for
+            # `trust_remote_code`; without the package the key is what lets transformers find the pipeline.
+            kwargs["custom_pipelines"] = _copy_custom_pipelines()
         super().__init__(num_labels=self._num_outputs(), **kwargs)
 
     def _num_outputs(self) -> int:
@@ -179,6 +228,19 @@ class CharmConfig(PretrainedConfig):
                 f"`num_attributes` must be 0 or at least 2 (the score stands at index -3), got {self.num_attributes}."
             )
 
+    def to_dict(self) -> dict[str, Any]:
+        """Serialize; the code that travels with the checkpoint is always named, however the object was loaded."""
+        output = super().to_dict()
+        output["auto_map"] = dict(AUTO_MAP)
+        output["custom_pipelines"] = _copy_custom_pipelines()
+        return output
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Write `config.json` and the code files; saving a model or a pipeline comes through here."""
+        os.makedirs(save_directory, exist_ok=True)
+        save_code_files(save_directory)
+        super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+
     @classmethod
     def for_dataset(cls, name: str, backbone_config: Any = None, **overrides: Any) -> CharmConfig:
         """Configuration with the head, bins and range of a published dataset (see `DATASET_PRESETS`)."""
@@ -200,6 +262,11 @@ class CharmConfig(PretrainedConfig):
     def hidden_size(self) -> int:
         """Width of the token features."""
         return self.backbone_config.hidden_size
+
+
+def _copy_custom_pipelines() -> dict[str, Any]:
+    # A fresh copy each time: `pipeline` replaces the class names in it by classes.
+    return {task: dict(entry) for task, entry in CUSTOM_PIPELINES.items()}
 
 
 def _as_backbone_config(config: PretrainedConfig | dict[str, Any] | None) -> PretrainedConfig:
