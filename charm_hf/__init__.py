@@ -6,7 +6,9 @@ Importing the package registers its classes with the Auto classes and the `image
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from ._registration import register_with_transformers
 
 
 __version__ = "0.1.0"
@@ -38,3 +40,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_PUBLIC})
+
+
+register_with_transformers()

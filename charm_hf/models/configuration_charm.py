@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import transformers
 from packaging import version
 from transformers import AutoConfig, PretrainedConfig
@@ -119,6 +120,16 @@ def get_dataset_preset(name: str) -> DatasetPreset:
     return DATASET_PRESETS[name]
 
 
+def percentile_of_score(score: float, quantiles: Sequence[float]) -> float:
+    """Share, in percent, of the ratings below a score.
+
+    Args:
+        score: in the units of the quantiles.
+        quantiles: of the ratings, ascending, evenly spaced from 0 to 1.
+    """
+    return float(np.interp(score, quantiles, np.linspace(0.0, 100.0, len(quantiles))))
+
+
 def is_travelling_code(module_name: str) -> bool:
     """Whether a module was loaded out of a checkpoint by transformers instead of from the installed package."""
     return module_name.split(".")[0] == "transformers_modules"
@@ -217,7 +228,12 @@ class CharmConfig(PretrainedConfig):
         if self.score_values is not None:
             low, high = self.score_range
             ascending = all(a < b for a, b in zip(self.score_values, self.score_values[1:], strict=False))
-            if len(self.score_values) < 2 or not ascending or self.score_values[0] < low or self.score_values[-1] > high:
+            if (
+                len(self.score_values) < 2
+                or not ascending
+                or self.score_values[0] < low
+                or self.score_values[-1] > high
+            ):
                 raise ValueError(
                     f"`score_values` must ascend inside `score_range` {self.score_range}, got {self.score_values}."
                 )

@@ -40,9 +40,7 @@ def describe_source(source: Any, index: int | None = None) -> str:
     return "the image" if index is None else f"image {index} of the batch"
 
 
-def load_image(
-    source: Any, *, name: str | None = None, draft_size: tuple[int, int] | None = None
-) -> Image.Image:
+def load_image(source: Any, *, name: str | None = None, draft_size: tuple[int, int] | None = None) -> Image.Image:
     """Read an image by the rule at the top of this file.
 
     Args:
@@ -124,7 +122,9 @@ def _is_channels_first(tensor: torch.Tensor, name: str, input_data_format: str |
     if input_data_format is not None:
         first = str(getattr(input_data_format, "value", input_data_format)) in ("channels_first", "first")
         if tensor.shape[0 if first else -1] not in channels:
-            raise ValueError(f"{name}: shape {tuple(tensor.shape)} is not {input_data_format} with 1, 3 or 4 channels.")
+            raise ValueError(
+                f"{name}: shape {tuple(tensor.shape)} is not {input_data_format} with 1, 3 or 4 channels."
+            )
         return first
     if tensor.shape[0] in channels:
         return True

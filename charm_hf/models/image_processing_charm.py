@@ -273,7 +273,9 @@ class CharmImageProcessor(BaseImageProcessor):
         output["seed"] = self.seed
         return output
 
-    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
+    def save_pretrained(
+        self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any
+    ) -> list[str]:
         """Write `preprocessor_config.json` and the code that reads it."""
         os.makedirs(save_directory, exist_ok=True)
         save_code_files(save_directory)

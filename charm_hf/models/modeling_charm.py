@@ -552,9 +552,7 @@ class CharmForAestheticScoring(CharmPreTrainedModel):
         Raises:
             ValueError: for labels of another shape, or attributes that the head does not have.
         """
-        outputs = self.charm(
-            pixel_values, pixel_attention_mask, scale_ids, patch_positions, spatial_shapes, **kwargs
-        )
+        outputs = self.charm(pixel_values, pixel_attention_mask, scale_ids, patch_positions, spatial_shapes, **kwargs)
         logits = self.classifier(self.dropout(outputs.pooler_output))
         result = self._interpret(logits)
         if labels is not None:

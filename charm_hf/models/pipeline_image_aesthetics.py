@@ -1,0 +1,149 @@
+"""`pipeline("image-aesthetics")`: photos in, scores out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import Pipeline
+
+from .configuration_charm import percentile_of_score
+
+
+# transformers concatenates what is called "pixel_values" when it batches; any other name it pads, which is what tokens need.
+_TOKENS = "patch_tokens"
+_PER_TOKEN = (_TOKENS, "scale_ids", "patch_positions")
+
+
+class ImageAestheticsPipeline(Pipeline):
+    """Score how good photos look.
+
+    Accepts what [`CharmImageProcessor`] accepts: a path, URL, PIL image, array or encoded bytes; a `{"image": …}`
+    mapping; a list, generator, `datasets` column or dataset of these. Unlike sizes may share a batch (`batch_size=`): the
+    score of a photo does not depend on it.
+
+    Each result is a `dict`:
+
+    - `score`: in the data set's own units, `model.config.score_range`;
+    - `normalized_score`: in [0, 1];
+    - `std`: standard deviation of the predicted ratings, in the same units as `score`; `None` for a regression head;
+    - `distribution`: probability of each of `model.config.score_values`; `None` for a regression head;
+    - `attributes`: only if the head predicts them;
+    - `percentile`: share, in percent, of the training ratings below the score; only if the checkpoint carries them;
+    - `spread`: standard deviation of the score over the views; only with `num_views` above 1.
+
+    Args:
+        num_views (`int`, defaults to 1): score this many random selections of a photo's high-resolution regions and
+            average. View `i` uses `seed + i`.
+        kwargs: any parameter of the image processor, at construction or per call, such as `patch_selection`.
+
+    Raises:
+        ValueError, FileNotFoundError: for a photo that cannot be read; the message names it.
+    """
+
+    _load_processor = False
+    _load_image_processor = True
+    _load_feature_extractor = False
+    _load_tokenizer = False
+    _load_video_processor = False
+
+    def __call__(self, inputs: Any, **kwargs: Any) -> Any:
+        """Score one photo (a `dict`), a list or dataset (a list), or a generator (an iterator of results)."""
+        if _is_lazy_sequence(inputs):
+            inputs = inputs if len(inputs) else []
+            return list(super().__call__((inputs[index] for index in range(len(inputs))), **kwargs))
+        if isinstance(inputs, (list, tuple)):
+            return super().__call__(list(inputs), **kwargs) if len(inputs) else []
+        if not isinstance(inputs, _SINGLE) and isinstance(inputs, Iterable) and not hasattr(inputs, "__getitem__"):
+            inputs = (item for item in inputs)
+        return super().__call__(inputs, **kwargs)
+
+    def _sanitize_parameters(self, num_views: int | None = None, **kwargs: Any) -> tuple[dict, dict, dict]:
+        parameters = dict(kwargs)
+        if num_views is not None:
+            if num_views < 1:
+                raise ValueError(f"`num_views` must be at least 1, got {num_views}.")
+            parameters["num_views"] = num_views
+        return parameters, {}, {}
+
+    def preprocess(self, input_: Any, num_views: int = 1, **processor_kwargs: Any) -> dict[str, torch.Tensor]:
+        """Tokenize one photo: views stand in the third dimension, (1, L, V, …), so that batching can pad the second."""
+        if isinstance(input_, Mapping) and "image" in input_:
+            input_ = input_["image"]
+        if num_views == 1:
+            views = [self._tokenize(input_, processor_kwargs)]
+        else:
+            seed = processor_kwargs.get("seed", self.image_processor.seed) or 0
+            drawn = {"stochastic_selection": True, **processor_kwargs}
+            views = [self._tokenize(input_, {**drawn, "seed": seed + view}) for view in range(num_views)]
+        stacked = {name: torch.stack([view[name] for view in views], dim=2) for name in _PER_TOKEN}
+        return {
+            **stacked,
+            "pixel_attention_mask": views[0]["pixel_attention_mask"],
+            "spatial_shapes": views[0]["spatial_shapes"],
+        }
+
+    def _tokenize(self, image: Any, processor_kwargs: dict[str, Any]) -> dict[str, torch.Tensor]:
+        inputs = self.image_processor(image, return_tensors="pt", **processor_kwargs)
+        return {_TOKENS if name == "pixel_values" else name: value for name, value in inputs.items()}
+
+    def _forward(self, model_inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor | None]:
+        batch, length, views = model_inputs["scale_ids"].shape
+        tokens = {name: model_inputs[name].transpose(1, 2).flatten(0, 1) for name in _PER_TOKEN}
+        outputs = self.model(
+            pixel_values=tokens.pop(_TOKENS),
+            pixel_attention_mask=model_inputs["pixel_attention_mask"].repeat_interleave(views, dim=0),
+            spatial_shapes=model_inputs["spatial_shapes"].repeat_interleave(views, dim=0),
+            **tokens,
+        )
+        per_view = {name: outputs.get(name) for name in ("scores", "normalized_scores", "distribution", "attributes")}
+        return {
+            name: None if value is None else value.view(batch, views, *value.shape[1:])
+            for name, value in per_view.items()
+        }
+
+    def postprocess(self, model_outputs: dict[str, torch.Tensor | None]) -> dict[str, Any]:
+        """Average the views of one photo and turn tensors into numbers."""
+        config = self.model.config
+        scores = model_outputs["scores"].double().flatten()
+        score = scores.mean().item()
+        distribution = _mean_of_views(model_outputs["distribution"])
+        result = {
+            "score": score,
+            "normalized_score": model_outputs["normalized_scores"].double().mean().item(),
+            "std": None,
+            "distribution": distribution,
+        }
+        if distribution is not None:
+            values, weights = np.array(config.score_values), np.array(distribution)
+            mean = float(weights @ values)
+            result["std"] = float(np.sqrt(max(0.0, weights @ (values - mean) ** 2)))
+        if (attributes := _mean_of_views(model_outputs.get("attributes"))) is not None:
+            result["attributes"] = attributes
+        if getattr(config, "score_quantiles", None):
+            result["percentile"] = percentile_of_score(score, config.score_quantiles)
+        if len(scores) > 1:
+            result["spread"] = scores.std().item()
+        return result
+
+
+# What stands for one photo although it has a length or can be iterated.
+_SINGLE = (str, bytes, bytearray, os.PathLike, Image.Image, np.ndarray, torch.Tensor, Mapping)
+
+
+def _is_lazy_sequence(inputs: Any) -> bool:
+    """Tell a `datasets` column or dataset from a list, a single photo and torch's datasets, which transformers knows."""
+    if isinstance(inputs, (*_SINGLE, list, tuple, torch.utils.data.Dataset)):
+        return False
+    return hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__")
+
+
+def _mean_of_views(values: torch.Tensor | None) -> list[float] | None:
+    return None if values is None else values.double().flatten(0, -2).mean(0).tolist()
+
+
+__all__ = ["ImageAestheticsPipeline"]

@@ -1,0 +1,31 @@
+"""Make transformers know the package's classes, so that its Auto classes and `pipeline` need no `trust_remote_code`."""
+
+from __future__ import annotations
+
+
+DEFAULT_REPOSITORY = "FatemehBehrad/Charm"
+TASK = "image-aesthetics"
+
+
+def register_with_transformers() -> None:
+    """Register configurations, models, processors and the pipeline. Called once, when `charm_hf` is imported."""
+    from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
+    from transformers.pipelines import PIPELINE_REGISTRY
+
+    from .models.configuration_charm import CharmConfig
+    from .models.image_processing_charm import CharmImageProcessor
+    from .models.modeling_charm import CharmForAestheticScoring
+    from .models.pipeline_image_aesthetics import ImageAestheticsPipeline
+
+    AutoConfig.register(CharmConfig.model_type, CharmConfig, exist_ok=True)
+    AutoModel.register(CharmConfig, CharmForAestheticScoring, exist_ok=True)
+    AutoModelForImageClassification.register(CharmConfig, CharmForAestheticScoring, exist_ok=True)
+    AutoImageProcessor.register(CharmConfig, slow_image_processor_class=CharmImageProcessor, exist_ok=True)
+    if TASK not in PIPELINE_REGISTRY.supported_tasks:
+        PIPELINE_REGISTRY.register_pipeline(
+            TASK,
+            pipeline_class=ImageAestheticsPipeline,
+            pt_model=AutoModel,
+            default={"model": (DEFAULT_REPOSITORY, "main")},
+            type="image",
+        )
