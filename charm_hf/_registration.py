@@ -1,4 +1,4 @@
-"""Make transformers know the package's classes, so that its Auto classes and `pipeline` need no `trust_remote_code`."""
+"""Make transformers know the package's classes: its Auto classes and `pipeline` then need no `trust_remote_code`."""
 
 from __future__ import annotations
 

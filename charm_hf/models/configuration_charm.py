@@ -155,10 +155,12 @@ class CharmConfig(PretrainedConfig):
     Args:
         backbone_config (`PretrainedConfig` or `dict`, *optional*):
             A native `dinov2`, `dinov2_with_registers` or `vit` configuration; DINOv2-small if not given.
-        num_scales (`int`, defaults to 2): number of scales of the tokens, 1 to 4; a scale embedding is learnt for each.
+        num_scales (`int`, defaults to 2): number of scales of the tokens, 1 to 4; a scale embedding is learnt for
+        each.
         position_mode (`str`, defaults to `"exact"`):
-            `"exact"`: each token gets the position of its own place in the grid of its own scale. `"reference"`: position
-            rows in the order of the released code, with its `+0.1` scale factor, which converted checkpoints need.
+            `"exact"`: each token gets the position of its own place in the grid of its own scale. `"reference"`:
+            position rows in the order of the released code, with its `+0.1` scale factor, which converted checkpoints
+            need.
         head (`str`, *optional*): `"distribution"` (softmax over `score_values`) or `"regression"` (sigmoid).
             Decided by `score_values` if not given.
         score_range (pair of `float`): lowest and highest score, in the dataset's own units.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 import numpy as np
@@ -39,7 +39,7 @@ ORIGINAL_SHORTEST_EDGE = 256
 ORIGINAL_CROP = 224
 
 
-class CharmImageProcessorKwargs(ImagesKwargs, total=False):
+class CharmImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
     """What can be given to [`CharmImageProcessor`], at construction and per call."""
 
     patch_size: int
@@ -123,8 +123,9 @@ def _longest_edge(size: Any) -> int:
 class CharmImageProcessor(BaseImageProcessor):
     r"""Turn photos into Charm tokens (CVPR 2025, section 3).
 
-    A photo of at most `max_num_patches + 1` patches is cut as it is. Of a larger one the regions that matter keep their
-    full resolution and the others are shrunk. The result depends on the photo and the parameters only, not on the batch.
+    A photo of at most `max_num_patches + 1` patches is cut as it is. Of a larger one the regions that matter keep
+    their full resolution and the others are shrunk. The result depends on the photo and the parameters only, not on
+    the batch.
 
     Args:
         patch_size (`int`, defaults to 14): side of a token in pixels; must be the backbone's.
@@ -132,23 +133,25 @@ class CharmImageProcessor(BaseImageProcessor):
         downscale_factor (`float`, defaults to 0.5): size of the coarsest scale; scales are evenly spaced from it to 1.
         max_num_patches (`int`, defaults to 1024): length of the sequence, CLS not counted.
         patch_selection (`str`, defaults to `"frequency"`): how the regions kept at full resolution are chosen:
-            `"frequency"`, `"gradient"`, `"entropy"`, `"saliency"` (needs `saliency_maps`), `"random"`. `"original"` does
-            not choose: it resizes the shortest edge to 256 and crops the central 224×224, as the papers' baseline.
+            `"frequency"`, `"gradient"`, `"entropy"`, `"saliency"` (needs `saliency_maps`), `"random"`. `"original"`
+            does not choose: it resizes the shortest edge to 256 and crops the central 224×224, as the papers'
+            baseline.
         stochastic_selection (`bool`, defaults to `False`): draw the regions from twice as many candidates, as in the
             released training code, instead of taking the most important.
-        seed (`int`, list of `int`, or `None`, defaults to 0): of everything random; one number for all images or one an
-            image. `None` draws from torch's global generator.
-        overflow (`str`, defaults to `"resize"`): when tokens still exceed `max_num_patches`: `"resize"` shrinks the image,
-            aspect ratio kept, until they fit; `"drop"` drops tokens at random; `"keep"` keeps them all.
-        do_resize (`bool`, defaults to `False`), size (`{"longest_edge": int}`): shrink photos whose longer edge exceeds it.
+        seed (`int`, list of `int`, or `None`, defaults to 0): of everything random; one number for all images or one
+            an image. `None` draws from torch's global generator.
+        overflow (`str`, defaults to `"resize"`): when tokens still exceed `max_num_patches`: `"resize"` shrinks the
+            image, aspect ratio kept, until they fit; `"drop"` drops tokens at random; `"keep"` keeps them all.
+        do_resize (`bool`, defaults to `False`), size (`{"longest_edge": int}`): shrink photos whose longer edge
+        exceeds it.
         resample (`int`, defaults to bicubic): PIL filter of every resizing. Float tensors are resized by torch's
             antialiased bicubic filter, which differs from PIL's by at most 4/255 on 8-bit content.
         do_rescale, rescale_factor: multiply integer pixels (1/255). Float pixels are taken as rescaled.
         do_normalize, image_mean, image_std: subtract and divide, a channel each; ImageNet's by default.
         padding (`bool` or `str`, defaults to `True`): `True` or `"longest"` pads to the longest of the batch,
             `"max_length"` to `max_num_patches`.
-        reduced_decoding (`bool`, defaults to `False`): decode a JPEG file at 1/2, 1/4 or 1/8 of its size where it would
-            be shrunk at least so far anyway. Faster, with pixels that differ slightly from a full decode.
+        reduced_decoding (`bool`, defaults to `False`): decode a JPEG file at 1/2, 1/4 or 1/8 of its size where it
+            would be shrunk at least so far anyway. Faster, with pixels that differ slightly from a full decode.
     """
 
     model_input_names: ClassVar[list[str]] = [
@@ -231,16 +234,17 @@ class CharmImageProcessor(BaseImageProcessor):
         Args:
             images: a path, URL, encoded bytes, PIL image, array or tensor (see `image_loading_charm`), or a list of
                 these; an array or tensor of four dimensions is a batch.
-            saliency_maps: for `patch_selection="saliency"`: one map an image, of the image's own size; above 0 is salient.
+            saliency_maps: for `patch_selection="saliency"`: one map an image, of the image's own size; above 0 is
+            salient.
             return_tensors: `"pt"` or `"np"`.
             kwargs: any parameter of the constructor, for this call only; `device` to work on; `input_data_format`
                 (`"channels_first"` or `"channels_last"`) of arrays that could be read either way.
 
         Returns:
             `pixel_values` (B, L, C·P·P) float32, channel first inside a token; `pixel_attention_mask` (B, L), 1 for a
-            token and 0 for padding; `scale_ids` (B, L), 0 for the coarsest; `patch_positions` (B, L, 2), row and column
-            in the token's own scale; `spatial_shapes` (B, num_scales, 2), rows and columns of each scale's grid, (0, 0)
-            for a scale that the photo does not use.
+            token and 0 for padding; `scale_ids` (B, L), 0 for the coarsest; `patch_positions` (B, L, 2), row and
+            column in the token's own scale; `spatial_shapes` (B, num_scales, 2), rows and columns of each scale's
+            grid, (0, 0) for a scale that the photo does not use.
 
         Raises:
             ValueError: for unknown or impossible parameters, and for an image that is empty, broken or too large; the
@@ -434,7 +438,8 @@ def _read_saliency_map(
 
 def _source_size(source: Any, name: str, settings: _Settings) -> tuple[int, int]:
     if isinstance(source, (np.ndarray, torch.Tensor)):
-        return tuple(array_to_tensor(source, name, settings.input_data_format).shape[1:])
+        tensor = array_to_tensor(source, name, settings.input_data_format)
+        return tensor.shape[1], tensor.shape[2]
     width, height = image_size(source, name=name)
     return height, width
 

@@ -174,17 +174,17 @@ class CharmAestheticOutput(ModelOutput):
         hidden_states, attentions: of every layer, when asked for.
     """
 
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    scores: torch.FloatTensor | None = None
-    normalized_scores: torch.FloatTensor | None = None
-    distribution: torch.FloatTensor | None = None
-    std: torch.FloatTensor | None = None
-    attributes: torch.FloatTensor | None = None
-    last_hidden_state: torch.FloatTensor | None = None
-    pooler_output: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    scores: torch.Tensor | None = None
+    normalized_scores: torch.Tensor | None = None
+    distribution: torch.Tensor | None = None
+    std: torch.Tensor | None = None
+    attributes: torch.Tensor | None = None
+    last_hidden_state: torch.Tensor | None = None
+    pooler_output: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -217,7 +217,7 @@ class CharmEmbeddings(nn.Module):
 
     def forward(
         self,
-        native: nn.Module,
+        native: Any,
         pixel_values: torch.Tensor,
         pixel_attention_mask: torch.Tensor,
         scale_ids: torch.Tensor,
@@ -243,7 +243,7 @@ class CharmEmbeddings(nn.Module):
         return self.dropout(torch.cat(parts, dim=1))
 
     def _positions(
-        self, native: nn.Module, scale_ids: torch.Tensor, patch_positions: torch.Tensor, spatial_shapes: torch.Tensor
+        self, native: Any, scale_ids: torch.Tensor, patch_positions: torch.Tensor, spatial_shapes: torch.Tensor
     ) -> torch.Tensor:
         if torch.compiler.is_compiling() or torch.jit.is_tracing():
             return self._traceable_positions(native, scale_ids, patch_positions, spatial_shapes)
@@ -266,7 +266,7 @@ class CharmEmbeddings(nn.Module):
         index = offset.gather(1, scale_ids) + patch_positions[..., 0] * columns_of_token + patch_positions[..., 1]
         return F.embedding(index, torch.cat(list(tables.values())))
 
-    def _grid(self, native: nn.Module, grid: tuple[int, int], use_cache: bool) -> torch.Tensor:
+    def _grid(self, native: Any, grid: tuple[int, int], use_cache: bool) -> torch.Tensor:
         rows = self.position_cache.get(grid) if use_cache else None
         if rows is None:
             rows = self._interpolate(native, grid)
@@ -274,7 +274,7 @@ class CharmEmbeddings(nn.Module):
                 self.position_cache.put(grid, rows)
         return rows
 
-    def _interpolate(self, native: nn.Module, grid: tuple[int, int]) -> torch.Tensor:
+    def _interpolate(self, native: Any, grid: tuple[int, int]) -> torch.Tensor:
         """Position rows of a grid, (rows · columns, d): the backbone's own interpolation, or the released one."""
         rows, columns = grid
         table = native.position_embeddings
@@ -292,7 +292,7 @@ class CharmEmbeddings(nn.Module):
         return resized[0].flatten(1).T.to(table.dtype)
 
     def _traceable_positions(
-        self, native: nn.Module, scale_ids: torch.Tensor, patch_positions: torch.Tensor, spatial_shapes: torch.Tensor
+        self, native: Any, scale_ids: torch.Tensor, patch_positions: torch.Tensor, spatial_shapes: torch.Tensor
     ) -> torch.Tensor:
         """The same positions from tensor operations only, for `torch.compile` and export: (B, L, d)."""
         table = native.position_embeddings[0, 1:]
@@ -403,13 +403,14 @@ class CharmModel(CharmPreTrainedModel):
             kwargs: `output_hidden_states`, `output_attentions` (eager attention only).
 
         Returns:
-            `last_hidden_state` (B, 1+R+L, d) after the final layernorm, `pooler_output` (B, 2d): CLS beside the mean of
-            the true patch tokens.
+            `last_hidden_state` (B, 1+R+L, d) after the final layernorm, `pooler_output` (B, 2d): CLS beside the mean
+            of the true patch tokens.
 
         Raises:
             ValueError: for inputs of other shapes, or attentions asked for under another implementation than eager.
         """
         self._check_inputs(pixel_values, scale_ids, patch_positions, spatial_shapes, kwargs)
+        assert scale_ids is not None  # checked above, which a type checker cannot see
         if pixel_attention_mask is None:
             pixel_attention_mask = torch.ones_like(scale_ids)
         hidden_states = self.embeddings(
@@ -444,8 +445,8 @@ class CharmModel(CharmPreTrainedModel):
     ) -> None:
         if scale_ids is None or patch_positions is None or spatial_shapes is None:
             raise ValueError(
-                "Charm needs `scale_ids`, `patch_positions` and `spatial_shapes` beside `pixel_values`: pass everything "
-                "that `CharmImageProcessor` returns, `model(**inputs)`."
+                "Charm needs `scale_ids`, `patch_positions` and `spatial_shapes` beside `pixel_values`: pass "
+                "everything that `CharmImageProcessor` returns, `model(**inputs)`."
             )
         channels, patch_size = self.backbone.config.num_channels, self.config.patch_size
         expected = channels * patch_size**2
@@ -545,8 +546,8 @@ class CharmForAestheticScoring(CharmPreTrainedModel):
         """Score a batch of tokens; the inputs are those of [`CharmModel`].
 
         Args:
-            labels: (B,) scores in the data set's own units, or (B, K) distributions over the bins (normalized to sum 1).
-                Scores give the mean squared error of normalized scores, distributions the EMD loss (r = 2).
+            labels: (B,) scores in the data set's own units, or (B, K) distributions over the bins (normalized to sum
+                1). Scores give the mean squared error of normalized scores, distributions the EMD loss (r = 2).
             attribute_labels: (B, num_attributes) in [-1, 1], whose mean squared error is added.
 
         Raises:
@@ -589,9 +590,10 @@ class CharmForAestheticScoring(CharmPreTrainedModel):
     def _loss(
         self, result: CharmAestheticOutput, labels: torch.Tensor, attribute_labels: torch.Tensor | None
     ) -> torch.Tensor:
-        batch, outputs = result.logits.shape
-        labels = labels.to(result.scores)
-        if labels.shape == (batch, 1) and outputs != batch:
+        assert result.normalized_scores is not None
+        batch, outputs = len(result.normalized_scores), self.config.num_labels
+        labels = labels.to(result.normalized_scores)
+        if labels.shape == (batch, 1):
             labels = labels[:, 0]
         if labels.shape == (batch,):
             loss = F.mse_loss(result.normalized_scores, normalize_scores(labels, self.config.score_range))

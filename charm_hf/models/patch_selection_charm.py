@@ -1,4 +1,4 @@
-"""How Charm turns one image into tokens of several scales (Behrad et al., CVPR 2025, section 3): pure tensor functions.
+"""How Charm turns an image into tokens of several scales (Behrad et al., CVPR 2025, section 3): pure tensor functions.
 
 Vocabulary: the image is cut into square *regions* of the largest region size; a region that matters keeps its full
 resolution, the others are shrunk; every region is then cut into *tokens* of `patch_size` pixels. Scale 0 is the
@@ -34,8 +34,8 @@ def region_sizes(patch_size: int, num_scales: int, downscale_factor: float) -> t
     sizes = tuple(int(round((downscale_factor + step * scale) * top, 6)) for scale in range(num_scales))
     if any(size % patch_size or size == 0 for size in sizes) or len(set(sizes)) < num_scales:
         raise ValueError(
-            f"`downscale_factor={downscale_factor}` gives regions of {sizes} pixels for {num_scales} scales; each must "
-            f"be another multiple of the patch size {patch_size}."
+            f"`downscale_factor={downscale_factor}` gives regions of {sizes} pixels for {num_scales} scales; each "
+            f"must be another multiple of the patch size {patch_size}."
         )
     return sizes
 
@@ -142,7 +142,8 @@ def split_into_tiles(image: torch.Tensor, size: int) -> torch.Tensor:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Importance of regions. Each takes an image whose sides are multiples of `size` and gives one number a region, row-major.
+# Importance of regions. Each takes an image whose sides are multiples of `size` and gives one number a region, row-
+# major.
 
 
 def to_unit_range(image: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,8 @@ from transformers import Pipeline
 from .configuration_charm import percentile_of_score
 
 
-# transformers concatenates what is called "pixel_values" when it batches; any other name it pads, which is what tokens need.
+# transformers concatenates what is called "pixel_values" when it batches; any other name it pads, which is what tokens
+# need.
 _TOKENS = "patch_tokens"
 _PER_TOKEN = (_TOKENS, "scale_ids", "patch_positions")
 
@@ -23,8 +24,8 @@ class ImageAestheticsPipeline(Pipeline):
     """Score how good photos look.
 
     Accepts what [`CharmImageProcessor`] accepts: a path, URL, PIL image, array or encoded bytes; a `{"image": …}`
-    mapping; a list, generator, `datasets` column or dataset of these. Unlike sizes may share a batch (`batch_size=`): the
-    score of a photo does not depend on it.
+    mapping; a list, generator, `datasets` column or dataset of these. Unlike sizes may share a batch (`batch_size=`):
+    the score of a photo does not depend on it.
 
     Each result is a `dict`:
 
@@ -54,7 +55,6 @@ class ImageAestheticsPipeline(Pipeline):
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
         """Score one photo (a `dict`), a list or dataset (a list), or a generator (an iterator of results)."""
         if _is_lazy_sequence(inputs):
-            inputs = inputs if len(inputs) else []
             return list(super().__call__((inputs[index] for index in range(len(inputs))), **kwargs))
         if isinstance(inputs, (list, tuple)):
             return super().__call__(list(inputs), **kwargs) if len(inputs) else []
@@ -71,7 +71,7 @@ class ImageAestheticsPipeline(Pipeline):
         return parameters, {}, {}
 
     def preprocess(self, input_: Any, num_views: int = 1, **processor_kwargs: Any) -> dict[str, torch.Tensor]:
-        """Tokenize one photo: views stand in the third dimension, (1, L, V, …), so that batching can pad the second."""
+        """Tokenize one photo; views stand in the third dimension, (1, L, V, …), since batching pads the second."""
         if isinstance(input_, Mapping) and "image" in input_:
             input_ = input_["image"]
         if num_views == 1:
@@ -92,7 +92,7 @@ class ImageAestheticsPipeline(Pipeline):
         return {_TOKENS if name == "pixel_values" else name: value for name, value in inputs.items()}
 
     def _forward(self, model_inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor | None]:
-        batch, length, views = model_inputs["scale_ids"].shape
+        batch, _, views = model_inputs["scale_ids"].shape
         tokens = {name: model_inputs[name].transpose(1, 2).flatten(0, 1) for name in _PER_TOKEN}
         outputs = self.model(
             pixel_values=tokens.pop(_TOKENS),
@@ -106,13 +106,13 @@ class ImageAestheticsPipeline(Pipeline):
             for name, value in per_view.items()
         }
 
-    def postprocess(self, model_outputs: dict[str, torch.Tensor | None]) -> dict[str, Any]:
+    def postprocess(self, model_outputs: Mapping[str, Any]) -> dict[str, Any]:
         """Average the views of one photo and turn tensors into numbers."""
         config = self.model.config
         scores = model_outputs["scores"].double().flatten()
         score = scores.mean().item()
         distribution = _mean_of_views(model_outputs["distribution"])
-        result = {
+        result: dict[str, Any] = {
             "score": score,
             "normalized_score": model_outputs["normalized_scores"].double().mean().item(),
             "std": None,
@@ -136,7 +136,7 @@ _SINGLE = (str, bytes, bytearray, os.PathLike, Image.Image, np.ndarray, torch.Te
 
 
 def _is_lazy_sequence(inputs: Any) -> bool:
-    """Tell a `datasets` column or dataset from a list, a single photo and torch's datasets, which transformers knows."""
+    """Tell a `datasets` column or dataset from a list, a photo and torch's own datasets, which transformers knows."""
     if isinstance(inputs, (*_SINGLE, list, tuple, torch.utils.data.Dataset)):
         return False
     return hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__")
