@@ -410,8 +410,9 @@ def _resize_tensor(image: torch.Tensor, target: tuple[int, int], settings: _Sett
 
 
 def _antialiased(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    resized = F.interpolate(image[None], size=size, mode="bicubic", align_corners=False, antialias=True)[0]
-    return resized.clamp(0, 1)  # PIL clips its overshoot too
+    """Resize as PIL does: across, then down, clipping the overshoot of each pass."""
+    across = F.interpolate(image[None], size=(image.shape[1], size[1]), mode="bicubic", antialias=True).clamp(0, 1)
+    return F.interpolate(across, size=size, mode="bicubic", antialias=True)[0].clamp(0, 1)
 
 
 def _read_saliency_map(

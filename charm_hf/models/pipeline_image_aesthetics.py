@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -120,8 +121,8 @@ class ImageAestheticsPipeline(Pipeline):
         }
         if distribution is not None:
             values, weights = np.array(config.score_values), np.array(distribution)
-            mean = float(weights @ values)
-            result["std"] = float(np.sqrt(max(0.0, weights @ (values - mean) ** 2)))
+            variance = float(weights @ (values - weights @ values) ** 2)
+            result["std"] = math.sqrt(max(0.0, variance))
         if (attributes := _mean_of_views(model_outputs.get("attributes"))) is not None:
             result["attributes"] = attributes
         if getattr(config, "score_quantiles", None):

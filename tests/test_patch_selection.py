@@ -1,0 +1,184 @@
+"""Each fast formula equals the slow one that says what is meant."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from charm_hf.models import patch_selection_charm as selection
+from charm_hf.models.patch_selection_charm import (
+    assign_scales,
+    draw_salient,
+    patchify,
+    plan_tokens,
+    rank_regions,
+    region_sizes,
+    shrink_regions,
+    split_into_tiles,
+    tokenize,
+)
+
+
+SIZE = 28
+
+
+@pytest.fixture
+def image() -> torch.Tensor:
+    """A (3, 84, 140) uint8 image: noise, with one flat region and a smooth half."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randint(0, 256, (3, 3 * SIZE, 5 * SIZE), generator=generator, dtype=torch.uint8)
+    image[:, :SIZE, :SIZE] = 128
+    image[:, :, 3 * SIZE :] //= 8
+    return image
+
+
+def regions_of(image: torch.Tensor) -> list[torch.Tensor]:
+    return [
+        image[:, top : top + SIZE, left : left + SIZE].float() / 255
+        for top in range(0, image.shape[1], SIZE)
+        for left in range(0, image.shape[2], SIZE)
+    ]
+
+
+def slow_frequency(region: torch.Tensor) -> torch.Tensor:
+    return (20 * torch.fft.fft2(region.double()).abs().log10()).mean()
+
+
+def slow_entropy(region: torch.Tensor) -> torch.Tensor:
+    probabilities = torch.histc(region, bins=256, min=0, max=1) / region.numel()
+    return -(probabilities * torch.log2(probabilities + 1e-9)).sum()
+
+
+def slow_gradient(region: torch.Tensor) -> torch.Tensor:
+    sobel = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]])
+    grey = region.mean(0)[None, None]
+    across = F.conv2d(grey, sobel[None, None], padding=1)
+    down = F.conv2d(grey, sobel.T[None, None], padding=1)
+    return torch.sqrt(across**2 + down**2).sum()
+
+
+@pytest.mark.parametrize(
+    ("method", "slow"), [("frequency", slow_frequency), ("entropy", slow_entropy), ("gradient", slow_gradient)]
+)
+def test_importance_equals_its_definition_region_by_region(method: str, slow, image: torch.Tensor) -> None:
+    fast = selection.IMPORTANCE[method](image, SIZE)
+    expected = torch.stack([slow(region).float() for region in regions_of(image)])
+    flat = 0 if method == "frequency" else None  # its true value is -inf; rounding decides how negative it looks
+    textured = [index for index in range(len(fast)) if index != flat]
+    assert torch.allclose(fast[textured], expected[textured], rtol=1e-4, atol=1e-4)
+    if method != "gradient":  # whose zero padding gives even a flat region an edge
+        assert fast.argmin() == 0
+    from_float = selection.IMPORTANCE[method](image.float() / 255, SIZE)
+    assert torch.allclose(from_float[textured], fast[textured], rtol=1e-4, atol=1e-4)
+
+
+def test_frequency_of_odd_sized_regions_counts_each_bin_once() -> None:
+    image = torch.rand(3, 15, 15, generator=torch.Generator().manual_seed(1))
+    expected = (20 * torch.fft.fft2(image.double()).abs().log10()).mean().float()
+    assert torch.allclose(selection.frequency_importance(image, 15)[0], expected, rtol=1e-5)
+
+
+def test_shrinking_equals_torchs_bicubic_interpolation_of_each_region_alone(image: torch.Tensor) -> None:
+    regions = torch.stack(regions_of(image))
+    for size in (14, 21):
+        expected = F.interpolate(regions, size=(size, size), mode="bicubic", align_corners=False)
+        assert torch.allclose(shrink_regions(regions, size), expected, atol=1e-6)
+
+
+def test_patchify_is_row_major_and_channel_first() -> None:
+    region = torch.arange(3 * 4 * 4).reshape(1, 3, 4, 4)
+    tokens = patchify(region, 2)
+    assert tokens.shape == (4, 12)
+    assert torch.equal(tokens[1].view(3, 2, 2), region[0, :, :2, 2:])
+    assert torch.equal(tokens[2].view(3, 2, 2), region[0, :, 2:, :2])
+
+
+def test_region_sizes_are_those_of_the_paper() -> None:
+    assert region_sizes(14, 2, 0.5) == (14, 28)
+    assert region_sizes(14, 3, 0.5) == (28, 42, 56)
+    assert region_sizes(32, 2, 0.5) == (32, 64)
+    with pytest.raises(ValueError, match="multiple of the patch size 14"):
+        region_sizes(14, 2, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "expected"),
+    [
+        (400, 600, (392, 588)),  # cropping touches 8x12 pixels, padding 20x16
+        (512, 512, (504, 504)),
+        (420, 612, (420, 616)),  # an exact side counts as one pixel: 1x24 cropped against 1x4 padded
+        (1, 20000, (28, 20020)),  # cropping would leave nothing
+        (13, 900 * 28, (28, 900 * 28)),
+    ],
+)
+def test_sides_become_multiples_by_whichever_touches_less_and_never_nothing(
+    height: int, width: int, expected: tuple[int, int]
+) -> None:
+    plan = plan_tokens(height, width, 14, 2, 0.5, 64)
+    assert (plan.height, plan.width) == expected
+
+
+def test_a_small_image_keeps_every_patch() -> None:
+    plan = plan_tokens(300, 451, 14, 2, 0.5, 1024)
+    assert not plan.is_multiscale
+    assert (plan.height, plan.width, plan.num_tokens, plan.grids) == (308, 462, 726, ((22, 33), (0, 0)))
+    # The released rule counts CLS into the length: one patch more than the limit is still native.
+    assert not plan_tokens(14, 14 * 513, 14, 2, 0.5, 512).is_multiscale
+    assert plan_tokens(14, 14 * 514, 14, 2, 0.5, 512).is_multiscale
+
+
+@pytest.mark.parametrize(("num_scales", "tokens", "fine"), [(2, 721, 64), (3, 848, 16)])
+def test_a_640_square_costs_what_the_released_rules_say(num_scales: int, tokens: int, fine: int) -> None:
+    plan = plan_tokens(640, 640, 14, num_scales, 0.5, 1024)
+    assert plan.num_tokens == tokens
+    assert plan.regions_per_scale[1:] == (fine,) * (num_scales - 1)
+
+
+def test_fewer_regions_than_wanted_is_no_error() -> None:
+    plan = plan_tokens(14 * 33, 14 * 33, 14, 3, 0.5, 1024)
+    assert sum(plan.regions_per_scale) == math.prod(plan.region_grid)
+    assert min(plan.regions_per_scale) >= 0
+
+
+def test_the_most_important_regions_get_the_highest_scale_and_ties_keep_their_order() -> None:
+    importance = torch.tensor([1.0, 5.0, 5.0, -torch.inf, 3.0, 5.0])
+    assert rank_regions(importance, (3, 1, 2)).tolist() == [1, 2, 5, 4, 0, 3]
+    assert assign_scales(rank_regions(importance, (3, 1, 2)), (3, 1, 2)).tolist() == [0, 2, 2, 0, 0, 1]
+
+
+def test_stochastic_ranking_draws_each_scale_from_its_own_ranks() -> None:
+    importance = torch.arange(40.0).flip(0)  # region index = rank
+    top, middle = set(), set()
+    for seed in range(60):
+        order = rank_regions(importance, (32, 4, 4), torch.Generator().manual_seed(seed)).tolist()
+        assert sorted(order) == list(range(40))
+        top.update(order[:4])
+        middle.update(order[4:8])
+    assert top == set(range(8))
+    assert middle == set(range(8, 16))
+
+
+def test_salient_regions_come_before_the_others_and_are_drawn_at_random() -> None:
+    share = torch.tensor([0.0, 0.2, 0.0, 0.9, 0.01])
+    firsts = set()
+    for seed in range(30):
+        order = rank_regions(draw_salient(share, torch.Generator().manual_seed(seed)), (2, 3)).tolist()
+        assert set(order[:3]) == {1, 3, 4}
+        firsts.add(order[0])
+    assert firsts == {1, 3, 4}
+
+
+def test_tokens_at_full_resolution_are_the_pixels_at_their_position(image: torch.Tensor) -> None:
+    plan = plan_tokens(image.shape[1], image.shape[2], 14, 2, 0.5, 20)
+    assert plan.is_multiscale
+    scales = assign_scales(rank_regions(torch.arange(15.0), plan.regions_per_scale), plan.regions_per_scale)
+    tokens, scale_ids, positions = tokenize(image, plan, scales)
+    tiles = split_into_tiles(image, 14).flatten(2).float()
+    for token, scale, (row, column) in zip(tokens, scale_ids, positions, strict=True):
+        if scale == 1:
+            assert torch.equal(token, tiles[row, column])
+    assert scale_ids.tolist() == sorted(scale_ids.tolist())
+    assert len(tokens) == plan.num_tokens
