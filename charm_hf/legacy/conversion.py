@@ -18,6 +18,7 @@ from charm_hf.models.configuration_charm import AADB_ATTRIBUTES, CharmConfig, ge
 from charm_hf.models.image_processing_charm import CharmImageProcessor
 from charm_hf.models.modeling_charm import CharmForAestheticScoring
 
+
 logger = logging.getLogger(__name__)
 
 # Under which key the training code saves the module: every few epochs, and after the best one.

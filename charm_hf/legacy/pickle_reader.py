@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import IO, Any
 
+
 # Modules that Python 3 renamed; protocol 2, which torch writes, keeps the old names.
 _RENAMED_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 
@@ -34,7 +35,7 @@ _CALLS_KEPT_AS_DATA = frozenset(
     }
 )
 
-# No class of the standard library is part of a network, and some act when made (`map`, consumed by `tuple`, calls).
+# No other class of the standard library is part of a network, and some act when made (`map`, consumed by `tuple`).
 _STANDARD_LIBRARY_DATA = frozenset({"argparse.Namespace", "collections.OrderedDict", "types.SimpleNamespace"})
 
 # Instructions whose argument, decoded by `pickletools`, is the value to push.
@@ -107,7 +108,7 @@ def read_pickle(
         for opcode, argument, _ in pickletools.genops(stream):
             machine.run(opcode.name, argument)
         return machine.pop()
-    except (IndexError, KeyError, TypeError, OverflowError) as error:
+    except (IndexError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f"damaged pickle: {type(error).__name__}: {error}") from error
 
 
@@ -217,12 +218,9 @@ class _Machine:
         target = self.stack[-1]
         if isinstance(target, kind):
             return target
-        called = f"{_describe(target)}.{methods[0]}"
-        if isinstance(target, Instance):
-            called = next(
-                (_describe(target.attributes[name]) for name in methods if name in target.attributes), called
-            )
-        raise _refusal(called)
+        own = target.attributes if isinstance(target, Instance) else {}
+        called = [_describe(own[method]) for method in methods if method in own]
+        raise _refusal(called[0] if called else f"{_describe(target)}.{methods[0]}")
 
     # Names, objects, calls.
 
@@ -270,7 +268,8 @@ class _Machine:
         if str(function) in self.functions:
             return self.functions[str(function)](*args)
         if str(function) == "copyreg._reconstructor":  # how protocols 0 and 1 write a plain object
-            return _instantiate(args[0], ())
+            cls, base, _ = args
+            return _instantiate(cls if base == Name("builtins", "object") else base, ())
         if str(function) in _CALLS_KEPT_AS_DATA:
             return Instance(function, args)
         raise _refusal(str(function))
@@ -333,7 +332,7 @@ _PLAIN_CALLS: dict[str, Callable[..., Any]] = {
     "builtins.set": _make_set,
     "builtins.frozenset": _make_set,
     "collections.OrderedDict": _make_dict,
-    "collections.defaultdict": lambda factory=None: {},
+    "collections.defaultdict": lambda *_: {},
 }
 
 

@@ -17,6 +17,7 @@ import torch
 
 from charm_hf.legacy.pickle_reader import Name, read_pickle
 
+
 _STORAGE_DTYPES = {
     "BFloat16Storage": torch.bfloat16,
     "BoolStorage": torch.bool,
