@@ -52,6 +52,9 @@ _RENAMED = {
     "mlp_head.linear.": "classifier.",
 }
 
+# What building a model from a damaged or forged description may raise.
+_UNFIT = (ValueError, TypeError, KeyError, ArithmeticError, RuntimeError)
+
 # Far more than any encoder has; ends the walk through a forged tree that contains itself.
 _MAX_MODULES = 10_000
 
@@ -93,8 +96,8 @@ def convert_legacy_checkpoint(
         config = _build_config(released, stored, dataset, positions.shape[1])
         weights = _rename(stored, config)
         weights["charm.backbone.embeddings.position_embeddings"] = positions
-        model = CharmForAestheticScoring.from_pretrained(None, config=config, state_dict=weights)
-    except ValueError as error:
+        model = _load(config, weights)
+    except _UNFIT as error:
         raise ValueError(f"Cannot convert {path}: {error}") from error
     processor = CharmImageProcessor.for_dataset(
         dataset,
@@ -177,8 +180,21 @@ def _rename(stored: dict[str, StoredTensor], config: CharmConfig) -> dict[str, t
     # What stood for padding, which is masked out now. DINOv2 has a place for it, of one dimension less.
     mask_token = weights.pop("charm.backbone.embeddings.mask_token", None)
     if mask_token is not None and config.backbone_config.model_type == "dinov2":
-        weights["charm.backbone.embeddings.mask_token"] = mask_token.flatten(0, 1)
+        weights["charm.backbone.embeddings.mask_token"] = mask_token.reshape(1, -1)
     return weights
+
+
+def _load(config: CharmConfig, weights: dict[str, torch.Tensor]) -> CharmForAestheticScoring:
+    # Misshapen weights are let through, to be named here: otherwise the error does not say which they are.
+    model, report = CharmForAestheticScoring.from_pretrained(
+        None, config=config, state_dict=weights, ignore_mismatched_sizes=True, output_loading_info=True
+    )
+    misshapen = [
+        f"{name} {tuple(found)} instead of {tuple(expected)}" for name, found, expected in report["mismatched_keys"]
+    ]
+    if misshapen:
+        raise ValueError(f"its tensors do not have the sizes that its configuration asks for: {', '.join(misshapen)}.")
+    return model
 
 
 def _read_positions(path: str | os.PathLike[str]) -> torch.Tensor:

@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import pickletools
 import sys
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import IO, Any
 
-
-# Modules that Python 3 renamed; protocol 2, which torch writes, keeps the old names.
-_RENAMED_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 
 # Calls that are found in honest checkpoints (numpy scalars, devices, paths): kept as an `Instance`, never made.
 _CALLS_KEPT_AS_DATA = frozenset(
@@ -122,6 +120,7 @@ class _Machine:
         self.persistent_load = persistent_load
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
+        self.protocol = 0
 
     def run(self, opcode: str, argument: Any) -> None:
         """Carry out one instruction."""
@@ -137,7 +136,9 @@ class _Machine:
             self.memo[argument] = self.stack[-1]
         elif opcode in ("GET", "BINGET", "LONG_BINGET"):
             self.stack.append(self.memo[argument])
-        elif opcode not in ("PROTO", "FRAME", "STOP"):
+        elif opcode == "PROTO":
+            self.protocol = argument
+        elif opcode not in ("FRAME", "STOP"):
             handler = getattr(self, f"_{opcode.lower()}", None)
             if handler is None:  # extension codes and out-of-band buffers refer to what is not in the file
                 raise ValueError(f"the pickle uses the instruction {opcode}, which torch never writes")
@@ -226,11 +227,20 @@ class _Machine:
 
     def _global(self, argument: str) -> None:
         module, _, name = argument.partition(" ")
-        self.stack.append(_as_name(module, name))
+        self.stack.append(self._as_name(module, name))
 
     def _stack_global(self) -> None:
         name, module = self.pop(), self.pop()
-        self.stack.append(_as_name(module, name))
+        self.stack.append(self._as_name(module, name))
+
+    def _as_name(self, module: Any, name: Any) -> Name:
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise TypeError("a name is made of two strings")
+        if self.protocol < 3:  # these use the names of Python 2, as torch's own files do
+            if (module, name) in NAME_MAPPING:
+                return Name(*NAME_MAPPING[module, name])
+            module = IMPORT_MAPPING.get(module, module)
+        return Name(module, name)
 
     def _persid(self) -> None:
         raise ValueError("the pickle uses the instruction PERSID, which torch never writes")
@@ -254,7 +264,7 @@ class _Machine:
 
     def _inst(self, argument: str) -> None:
         module, _, name = argument.partition(" ")
-        self.stack.append(self._call(_as_name(module, name), tuple(self.pop_to_mark())))
+        self.stack.append(self._call(self._as_name(module, name), tuple(self.pop_to_mark())))
 
     def _obj(self) -> None:
         cls, *args = self.pop_to_mark()
@@ -287,12 +297,6 @@ class _Machine:
         target.state = state
 
 
-def _as_name(module: Any, name: Any) -> Name:
-    if not isinstance(module, str) or not isinstance(name, str):
-        raise TypeError("a name is made of two strings")
-    return Name(_RENAMED_MODULES.get(module, module), name)
-
-
 def _instantiate(cls: Any, args: Any) -> Any:
     if not isinstance(cls, Name) or not isinstance(args, tuple):
         raise _refusal(_describe(cls))
@@ -310,12 +314,10 @@ def _as_dict(items: list[Any]) -> dict[Any, Any]:
 
 
 def _checked_keys(keys: Iterable[Any]) -> list[Any]:
-    """Refuse nested keys: hashing a tuple of very many levels overflows the interpreter's own stack."""
+    """Refuse nested tuples: hashing one of very many levels overflows the interpreter's own stack."""
     keys = list(keys)
-    for key in keys:
-        for part in key if isinstance(key, tuple) else (key,):
-            if isinstance(part, tuple | frozenset):
-                raise TypeError("a nested tuple as a key")
+    if any(isinstance(part, tuple) for key in keys if isinstance(key, tuple) for part in key):
+        raise TypeError("a nested tuple as a key")
     return keys
 
 
@@ -327,10 +329,14 @@ def _make_set(values: Iterable[Any] = ()) -> set[Any]:
     return set(_checked_keys(values))
 
 
+def _make_frozenset(values: Iterable[Any] = ()) -> frozenset[Any]:
+    return frozenset(_checked_keys(values))
+
+
 # Calls that make a plain container, answered here because any pickle may hold them.
 _PLAIN_CALLS: dict[str, Callable[..., Any]] = {
     "builtins.set": _make_set,
-    "builtins.frozenset": _make_set,
+    "builtins.frozenset": _make_frozenset,
     "collections.OrderedDict": _make_dict,
     "collections.defaultdict": lambda *_: {},
 }

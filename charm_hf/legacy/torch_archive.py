@@ -33,6 +33,7 @@ _STORAGE_DTYPES = {
 
 _MAX_DIMENSIONS = 8
 _MAX_SIZE = 2**48
+_BARE_PICKLE_LIMIT = 2**26  # bytes of a file that is no archive, enough to name what is wrong with it
 _OLD_FORMAT_MAGIC = 0x1950A86A20F9469CFC6C
 
 
@@ -74,7 +75,8 @@ def read_torch_file(path: str | os.PathLike[str]) -> Any:
     with _naming(path):
         if zipfile.is_zipfile(path):
             return _read_archive(path)
-        raise ValueError(_why_no_archive(path.read_bytes()))
+        with path.open("rb") as file:
+            raise ValueError(_why_no_archive(file.read(_BARE_PICKLE_LIMIT)))
 
 
 @contextmanager
