@@ -328,7 +328,7 @@ def test_unsuitable_position_embeddings_are_refused(tmp_path):
 
 def test_a_file_without_a_module_says_what_it_holds(tmp_path):
     torch.save({"model_state_dict": nn.Linear(2, 2).state_dict()}, tmp_path / "weights.pth")
-    with pytest.raises(ValueError, match=r"expected a pickled module.*keys weight, bias"):
+    with pytest.raises(ValueError, match=r"expected a pickled module.*keys 'weight', 'bias'"):
         convert(tmp_path / "weights.pth", tmp_path / "out")
     torch.save(nn.Linear(2, 2), tmp_path / "linear.pth")
     with pytest.raises(ValueError, match=r"linear\.pth: no Charm model"):

@@ -141,6 +141,13 @@ def test_a_call_in_a_bare_pickle_is_refused_too(tmp_path):
         assert_refused(content, f"{SYSTEM}.mkdir", folder, tmp_path)
 
 
+def test_a_call_in_the_format_before_zip_archives_is_refused(tmp_path):
+    folder = tmp_path / "made"
+    content = saved_by_torch([torch.ones(2), Call(os.mkdir, str(folder))], _use_new_zipfile_serialization=False)
+    assert_live(lambda: torch.load(io.BytesIO(content), weights_only=False), folder)
+    assert_refused(content, f"{SYSTEM}.mkdir", folder, tmp_path)
+
+
 def test_a_call_in_the_position_embeddings_is_refused(tmp_path):
     folder = tmp_path / "made"
     torch.save(Call(os.mkdir, str(folder)), tmp_path / "pos.pt")

@@ -14,7 +14,7 @@ from transformers import AutoConfig, PretrainedConfig
 
 from charm_hf.legacy.pickle_reader import Instance
 from charm_hf.legacy.torch_archive import StoredTensor, read_torch_file
-from charm_hf.models.configuration_charm import AADB_ATTRIBUTES, CharmConfig, get_dataset_preset
+from charm_hf.models.configuration_charm import AADB_ATTRIBUTES, DATASET_PRESETS, CharmConfig, get_dataset_preset
 from charm_hf.models.image_processing_charm import CharmImageProcessor
 from charm_hf.models.modeling_charm import CharmForAestheticScoring
 
@@ -131,7 +131,7 @@ def _find_model(saved: Any) -> Instance:
 def _build_config(model: Instance, stored: dict[str, StoredTensor], dataset: str, num_positions: int) -> CharmConfig:
     """Describe the released module: shapes of its tensors, attributes of its backbone's configuration."""
     trained_on = model.attributes.get("dataset", model.attributes.get("data"))
-    if isinstance(trained_on, str) and trained_on != dataset:
+    if isinstance(trained_on, str) and trained_on in DATASET_PRESETS and trained_on != dataset:
         raise ValueError(f"it was trained on {trained_on!r}, not on {dataset!r}.")
     preset = get_dataset_preset(dataset)
     num_outputs = _shape(stored, "mlp_head.linear.weight", 2)[0]
@@ -248,5 +248,5 @@ def _shape(stored: dict[str, StoredTensor], name: str, dimensions: int) -> tuple
 
 def _summarise(value: Any) -> str:
     if isinstance(value, dict):
-        return f"a dictionary with the keys {', '.join(str(key)[:40] for key in list(value)[:8])}"
+        return f"a dictionary with the keys {', '.join(map(repr, list(value)[:8]))}"
     return f"a `{value.cls}`" if isinstance(value, Instance) else type(value).__name__

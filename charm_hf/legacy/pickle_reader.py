@@ -62,7 +62,7 @@ class Name:
         return f"{self.module}.{self.name}"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Instance:
     """An object of a class that was not imported.
 
@@ -80,6 +80,9 @@ class Instance:
     def attributes(self) -> dict[str, Any]:
         """The instance's attributes, empty where the class keeps its state in another form than a `dict`."""
         return self.state if isinstance(self.state, dict) else {}
+
+    def __repr__(self) -> str:
+        return f"<{self.cls} as data>"  # without its content, which may contain itself
 
 
 def read_pickle(
@@ -347,7 +350,9 @@ def _describe(value: Any) -> str:
     if isinstance(value, Instance):
         inner = ", ".join(str(part) for part in value.args if isinstance(part, Name))
         return f"{value.cls}({inner})"
-    return str(value) if isinstance(value, Name) else type(value).__name__
+    if isinstance(value, Name):
+        return str(value)
+    raise TypeError(f"a {type(value).__name__} where a function or an object is expected")
 
 
 def _refusal(called: str) -> ValueError:

@@ -132,11 +132,17 @@ def _why_no_archive(content: bytes) -> str:
     """What is wrong with a file that is no zip archive; raises if it is a pickle that calls something."""
     if content.startswith(b"PK"):
         return "a zip file that is cut short"
-    if read_pickle(io.BytesIO(content), functions={}) == _OLD_FORMAT_MAGIC:
-        return (
-            "written by torch before 1.6, or with `_use_new_zipfile_serialization=False`; save it again without that"
-        )
-    return "a bare pickle, not a file that `torch.save` wrote"
+    stream = io.BytesIO(content)
+    functions = dict.fromkeys(_TENSOR_FUNCTIONS, _nothing)
+    if read_pickle(stream, functions) != _OLD_FORMAT_MAGIC:
+        return "a bare pickle, not a file that `torch.save` wrote"
+    for _ in range(3):  # a version, a system, and what was saved, which is read to see what it calls
+        read_pickle(stream, functions, _nothing)
+    return "written by torch before 1.6, or with `_use_new_zipfile_serialization=False`; save it again without that"
+
+
+def _nothing(*_: Any) -> None:
+    return None
 
 
 def _check_reference(reference: Any) -> tuple[torch.dtype, str, int]:
