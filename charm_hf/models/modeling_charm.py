@@ -442,7 +442,10 @@ class CharmModel(CharmPreTrainedModel):
             ValueError: for inputs of other shapes, or attentions asked for under another implementation than eager.
         """
         self._check_inputs(pixel_values, scale_ids, patch_positions, spatial_shapes, kwargs)
-        assert scale_ids is not None  # checked above, which a type checker cannot see
+        # Checked above, which a type checker cannot see.
+        assert scale_ids is not None
+        assert patch_positions is not None
+        assert spatial_shapes is not None
         if pixel_attention_mask is None:
             pixel_attention_mask = torch.ones_like(scale_ids)
         hidden_states = self.embeddings.embed(
