@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset, Features, List, NamedSplit, Value
+from datasets import Dataset, DatasetInfo, Features, List, NamedSplit, Value
 
 from charm_hf.data.images import ImageSource
 from charm_hf.data.labels import LabelScale, expected_scores, find_label_faults, normalize_distributions
@@ -99,11 +99,9 @@ def to_dataset(
     table, features = _label_columns(
         annotations.take(kept), scores[kept], None if distributions is None else distributions[kept]
     )
-    dataset = images.take(np.searchsorted(usable, kept)).to_dataset(table, features, cache_dir)
-    dataset.info.description = scale.describe()
-    dataset.info.dataset_name = scale.dataset_name
-    dataset._split = NamedSplit(split)
-    return dataset, report
+    info = DatasetInfo(description=scale.describe(), features=features, dataset_name=scale.dataset_name)
+    kept_images = images.take(np.searchsorted(usable, kept))
+    return kept_images.to_dataset(table, info, NamedSplit(split), cache_dir), report
 
 
 def _labels(annotations: Annotations) -> tuple[np.ndarray, np.ndarray | None]:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import datasets
 import pyarrow as pa
-from datasets import Dataset, Features
+from datasets import Dataset, DatasetInfo, NamedSplit
+from datasets.table import InMemoryTable, MemoryMappedTable
 
 logger = logging.getLogger(__name__)
 
@@ -22,17 +23,24 @@ def default_cache_dir() -> Path:
     return Path(datasets.config.HF_DATASETS_CACHE) / "charm_hf"
 
 
-def write_mapped(table: pa.Table, features: Features, cache_dir: Path) -> Dataset:
+def write_mapped(table: pa.Table, info: DatasetInfo, split: NamedSplit, cache_dir: Path) -> Dataset:
     """Write a table to a file named by its content and map that file; the same content is written once.
 
     A cache folder that cannot be written to costs a warning and the memory of the table.
+
+    Args:
+        table: columns of `info.features`.
+        info: what the dataset knows about itself.
+        split: name of the split.
+        cache_dir: folder of the file.
     """
-    table = table.cast(features.arrow_schema)
+    table = table.cast(info.features.arrow_schema)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table, max_chunksize=_ROWS_PER_BATCH)
     content = sink.getvalue()
-    path = cache_dir / f"{hashlib.sha256(content).hexdigest()[:32]}.arrow"
+    key = hashlib.sha256(content).hexdigest()[:32]
+    path = cache_dir / f"{key}.arrow"
     try:
         if not path.exists():
             cache_dir.mkdir(parents=True, exist_ok=True)
@@ -41,5 +49,6 @@ def write_mapped(table: pa.Table, features: Features, cache_dir: Path) -> Datase
             os.replace(file.name, path)
     except OSError as error:
         logger.warning("The table stays in memory: %s cannot be written (%s).", path, error)
-        return Dataset.from_buffer(content)
-    return Dataset.from_file(str(path))
+        return Dataset(InMemoryTable.from_buffer(content), info=info, split=split, fingerprint=key)
+    # Fingerprinted by content: `Dataset.from_file` takes the file's time, and processes would not share cached maps.
+    return Dataset(MemoryMappedTable.from_file(str(path)), info=info, split=split, fingerprint=key)

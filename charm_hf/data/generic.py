@@ -340,7 +340,8 @@ def _images(columns: Columns, name: str, folder: Path) -> tuple[ImageSource, lis
         files = [clean_name(str(value or "")) for value in columns.get(name)]
         first = folder / "images" if (folder / "images").is_dir() else folder
         return FolderImages(files, first, fallback=folder), files
-    column = columns.dataset.select_columns([name]).rename_column(name, "image")
+    column = columns.dataset.select_columns([name])
+    column = column if name == "image" else column.rename_column(name, "image")
     column = column.cast_column("image", Image(decode=False))
     paths = [path for batch in column.with_format("arrow").iter(1024) for path in _paths(batch)]
     ids = [path or str(row) for row, path in enumerate(paths)]

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset, Features, Image, concatenate_datasets
+from datasets import Dataset, DatasetInfo, Features, Image, NamedSplit, concatenate_datasets
 from datasets.utils import tqdm
 
 from charm_hf.data.arrow import write_mapped
@@ -40,8 +40,8 @@ class ImageSource(Protocol):
     def check(self, verify: str | None) -> tuple[ImageSource, Faults, Faults]:
         """Look the images up: the images as found, rows whose image is missing, and rows whose image is broken."""
 
-    def to_dataset(self, labels: pa.Table, features: Features, cache_dir: Path) -> Dataset:
-        """A memory-mapped dataset of the images as a lazy `image` column, and of the label columns."""
+    def to_dataset(self, labels: pa.Table, info: DatasetInfo, split: NamedSplit, cache_dir: Path) -> Dataset:
+        """A memory-mapped dataset of the images as a lazy `image` column, and of the columns of `info.features`."""
 
 
 def fold_name(name: str) -> str:
@@ -120,10 +120,11 @@ class FolderImages:
             return found, missing, {}
         return found, missing, find_undecodable((row, path) for row, path in enumerate(paths) if path is not None)
 
-    def to_dataset(self, labels: pa.Table, features: Features, cache_dir: Path) -> Dataset:
+    def to_dataset(self, labels: pa.Table, info: DatasetInfo, split: NamedSplit, cache_dir: Path) -> Dataset:
         """Memory-mapped dataset; only paths are stored, and an image is read when its row is."""
         column = Image().cast_storage(pa.array([self._path(file) for file in self.files], pa.string()))
-        return write_mapped(labels.add_column(0, "image", column), Features(image=Image(), **features), cache_dir)
+        info = replace(info, features=Features(image=Image(), **info.features))
+        return write_mapped(labels.add_column(0, "image", column), info, split, cache_dir)
 
     def _locate(self) -> list[str | None]:
         index = FolderIndex(self.key)
@@ -169,13 +170,14 @@ class EmbeddedImages:
         places = ((row, place) for row, place in enumerate(self.rows.tolist()) if row not in missing)
         return self, missing, find_undecodable((row, self.column[place]["image"]) for row, place in places)
 
-    def to_dataset(self, labels: pa.Table, features: Features, cache_dir: Path) -> Dataset:
+    def to_dataset(self, labels: pa.Table, info: DatasetInfo, split: NamedSplit, cache_dir: Path) -> Dataset:
         """The images as they are mapped already, beside the label columns."""
         places = np.full(len(self.column), -1)
         places[self.rows] = np.arange(len(self.rows))
         labels = labels.take(pa.array(places, mask=places < 0))
-        images = self.column.cast_column("image", Image())
-        return concatenate_datasets([images, write_mapped(labels, features, cache_dir)], axis=1).select(self.rows)
+        parts = [self.column.cast_column("image", Image()), write_mapped(labels, info, split, cache_dir)]
+        info = replace(info, features=Features(image=Image(), **info.features))
+        return concatenate_datasets(parts, info=info, split=split, axis=1).select(self.rows)
 
     def _absent(self) -> Faults:
         absent: Faults = {}
