@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from folds import assign_folds
+from charm_hf.training.folds import assign_folds
 from PIL import Image
 from scipy.stats import pearsonr, spearmanr
 from sklearn.dummy import DummyRegressor
