@@ -575,7 +575,7 @@ class CharmForAestheticScoring(CharmPreTrainedModel):
         patch_positions: torch.Tensor | None = None,
         spatial_shapes: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        attribute_labels: torch.Tensor | None = None,
+        attribute_targets: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> CharmAestheticOutput:
         """Score a batch of tokens; the inputs are those of [`CharmModel`].
@@ -583,7 +583,7 @@ class CharmForAestheticScoring(CharmPreTrainedModel):
         Args:
             labels: (B,) scores in the data set's own units, or (B, K) distributions over the bins (normalized to sum
                 1). Scores give the mean squared error of normalized scores, distributions the EMD loss (r = 2).
-            attribute_labels: (B, num_attributes) in [-1, 1], whose mean squared error is added.
+            attribute_targets: (B, num_attributes) in [-1, 1], whose mean squared error is added.
 
         Raises:
             ValueError: for labels of another shape, or attributes that the head does not have.
@@ -592,7 +592,7 @@ class CharmForAestheticScoring(CharmPreTrainedModel):
         logits = self.classifier(self.dropout(outputs.pooler_output))
         result = self._interpret(logits)
         if labels is not None:
-            result.loss = self._loss(result, labels, attribute_labels)
+            result.loss = self._loss(result, labels, attribute_targets)
         result.last_hidden_state = outputs.last_hidden_state
         result.pooler_output = outputs.pooler_output
         result.hidden_states = outputs.hidden_states
@@ -623,7 +623,7 @@ class CharmForAestheticScoring(CharmPreTrainedModel):
         )
 
     def _loss(
-        self, result: CharmAestheticOutput, labels: torch.Tensor, attribute_labels: torch.Tensor | None
+        self, result: CharmAestheticOutput, labels: torch.Tensor, attribute_targets: torch.Tensor | None
     ) -> torch.Tensor:
         assert result.normalized_scores is not None
         batch, outputs = len(result.normalized_scores), self.config.num_labels
@@ -637,13 +637,13 @@ class CharmForAestheticScoring(CharmPreTrainedModel):
         else:
             distributions = f" or ({batch}, {outputs}) distributions" if result.distribution is not None else ""
             raise ValueError(f"`labels` must be ({batch},) scores{distributions}, got {tuple(labels.shape)}.")
-        if attribute_labels is not None:
-            if result.attributes is None or attribute_labels.shape != result.attributes.shape:
+        if attribute_targets is not None:
+            if result.attributes is None or attribute_targets.shape != result.attributes.shape:
                 raise ValueError(
-                    f"`attribute_labels` must be (batch, {self.config.num_attributes}) as the head's attributes, got "
-                    f"{tuple(attribute_labels.shape)}."
+                    f"`attribute_targets` must be (batch, {self.config.num_attributes}) as the head's attributes, got "
+                    f"{tuple(attribute_targets.shape)}."
                 )
-            loss = loss + F.mse_loss(result.attributes, attribute_labels.to(result.attributes))
+            loss = loss + F.mse_loss(result.attributes, attribute_targets.to(result.attributes))
         return loss
 
 

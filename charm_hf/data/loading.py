@@ -1,0 +1,229 @@
+"""`load_aesthetic_dataset`: the one door to every dataset."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import numpy as np
+from datasets import Dataset
+
+from charm_hf.data.aadb import AadbReader
+from charm_hf.data.annotations import Annotations, Reader, to_dataset
+from charm_hf.data.arrow import default_cache_dir
+from charm_hf.data.ava import AvaReader
+from charm_hf.data.generic import HubReader, TableReader
+from charm_hf.data.images import VERIFY
+from charm_hf.data.koniq10k import Koniq10kReader
+from charm_hf.data.para import ParaReader
+from charm_hf.data.report import DatasetReport
+from charm_hf.data.scored import BaidReader, Tad66kReader
+from charm_hf.data.spaq import SpaqReader
+from charm_hf.data.splits import default_split_folders, seeded_part
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("train", "validation", "test")
+
+_READERS: dict[str, Any] = {
+    "ava": AvaReader,
+    "aadb": AadbReader,
+    "tad66k": Tad66kReader,
+    "para": ParaReader,
+    "baid": BaidReader,
+    "spaq": SpaqReader,
+    "koniq10k": Koniq10kReader,
+    "csv": TableReader,
+}
+
+# Builders of `datasets` that read local files and need no Hub id.
+_BUILDERS = ("arrow", "imagefolder", "json", "parquet", "webdataset")
+
+PathLike = str | os.PathLike[str]
+
+
+@overload
+def load_aesthetic_dataset(
+    name: str, root: PathLike | None = ..., split: str = ..., *, return_report: Literal[False] = ..., **options: Any
+) -> Dataset: ...
+
+
+@overload
+def load_aesthetic_dataset(
+    name: str, root: PathLike | None = ..., split: str = ..., *, return_report: Literal[True], **options: Any
+) -> tuple[Dataset, DatasetReport]: ...
+
+
+def load_aesthetic_dataset(
+    name: str,
+    root: PathLike | None = None,
+    split: str = "train",
+    *,
+    image_dir: PathLike | None = None,
+    verify: str | None = "exists",
+    validation_size: float | int | None = None,
+    test_size: float | int | None = None,
+    seed: int = 0,
+    splits_dir: PathLike | None = None,
+    cache_dir: PathLike | None = None,
+    return_report: bool = False,
+    **options: Any,
+) -> Dataset | tuple[Dataset, DatasetReport]:
+    """Read one split of an aesthetics dataset from its official download.
+
+    Rows that cannot be used (no image, a label outside the range, a second row for an image) are left out, counted
+    and logged: see [`DatasetReport`].
+
+    Args:
+        name: `"ava"`, `"aadb"`, `"tad66k"`, `"para"`, `"baid"`, `"spaq"`, `"koniq10k"`; `"csv"` for a CSV, JSONL or
+            Parquet table of your own; or a Hub dataset id (`"owner/name"`), a folder saved with `save_to_disk`, or a
+            builder of `datasets` (`"parquet"`, `"imagefolder"`, …).
+        root: folder of the official download, as unpacked; for `"csv"` the table or a folder with one table a split;
+            for Hub datasets their `data_dir`, if they need one.
+        split: `"train"`, `"validation"` or `"test"`.
+        image_dir: where the images lie, if not where the dataset's authors put them.
+        verify: `"exists"` lists each image folder once and leaves out rows without an image; `"decode"` also decodes
+            every image and leaves out those that are empty, truncated or no image;
+            `None` looks at no image.
+        validation_size: share (`float`) or number (`int`) of training images for a seeded validation part, for
+            datasets without an official one. Give it for `"train"` as well, which is then without that part.
+        test_size: the same for a seeded test part, where the authors made no split: SPAQ and KonIQ-10k file (b)
+            have 0.2 if nothing is given, a table of your own has none.
+        seed: seed of both parts.
+        splits_dir: folder in which seeded parts are written down and found again; `charm_hf_splits` beside the data
+            if not given, or the cache of `datasets` where that cannot be written to.
+        cache_dir: folder for the mapped Arrow files; inside the cache of `datasets` if not given.
+        return_report: return the report as well.
+        options: what only some readers take. `attributes=True` (aadb); `comments=True` or a path (ava);
+            `annotation_file=` (spaq, koniq10k); `image_column=`, `score_column=`, `distribution_columns=`,
+            `score_range=`, `score_values=`, `id_column=`, `extra_columns=` (csv, Hub), `split_column=` (csv),
+            `load_options=` (Hub: passed to `datasets.load_dataset`).
+
+    Returns:
+        A memory-mapped dataset with the columns
+        `image` (lazy, gives PIL images, EXIF orientation applied), `image_id` (`str`), `score` (in the dataset's own
+        units, see `dataset_score_range`) and, where the dataset has votes (AVA, PARA), `distribution` (K shares that
+        sum to 1; `score` is its mean). AVA also has `num_votes`. With `return_report=True`, the pair
+        `(dataset, report)`.
+
+    Raises:
+        FileNotFoundError: if a file or folder of the dataset is not where its authors put it.
+        ValueError: if a header or format is another one, if the dataset has no such split, or if no row is usable.
+        TypeError: if the dataset's reader does not know an option.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"Expected a split out of {', '.join(SPLITS)}, got {split!r}.")
+    if verify in ("none", "None"):
+        verify = None
+    if verify not in VERIFY:
+        raise ValueError(f'Expected verify to be "exists", "decode" or None, got {verify!r}.')
+    reader = _make_reader(name, None if root is None else Path(root), options)
+    seeded = _SeededSplits(reader, validation_size, test_size, seed, _split_folders(root, splits_dir))
+    annotations = seeded.read(split)
+    if image_dir is not None:
+        annotations.images = annotations.images.in_folder(Path(image_dir))
+
+    dataset, report = to_dataset(annotations, split, verify, Path(cache_dir) if cache_dir else default_cache_dir())
+    report.split_files = [str(path) for path in seeded.files]
+    logger.log(logging.INFO if report.kept == report.rows else logging.WARNING, "%s", report)
+    return (dataset, report) if return_report else dataset
+
+
+class _SeededSplits:
+    """Official splits where there are any, seeded ones where there are none."""
+
+    def __init__(
+        self,
+        reader: Reader,
+        validation_size: float | int | None,
+        test_size: float | int | None,
+        seed: int,
+        folders: list[Path],
+    ) -> None:
+        self.reader = reader
+        self.official = reader.official_splits()
+        self.validation_size = validation_size
+        self.test_size = reader.test_size if test_size is None else test_size
+        self.seed = seed
+        self.folders = folders
+        self.files: list[Path] = []
+        if self.official and test_size is not None:
+            raise ValueError(
+                f"{reader.name} has the official splits {', '.join(self.official)}: `test_size` must not be given."
+            )
+        if "validation" in self.official and validation_size is not None:
+            raise ValueError(f"{reader.name} has an official validation part: `validation_size` must not be given.")
+
+    def read(self, split: str) -> Annotations:
+        """Rows of a split."""
+        if split in self.official and not (split == "train" and self.validation_size is not None):
+            return self.reader.read(split)
+        self._require(split)
+        name = self.reader.name
+        if self.official:
+            rows = self.reader.read("train")
+        else:
+            rows = self.reader.read("all")
+            if self.test_size is not None:
+                name = f"{name}-test{self.test_size}"
+                rows = self._divide(rows, name, self.test_size, drawn=split == "test")
+        if split == "test" or self.validation_size is None:
+            return rows
+        name = f"{name}-validation{self.validation_size}"
+        return self._divide(rows, name, self.validation_size, drawn=split == "validation")
+
+    def _require(self, split: str) -> None:
+        available = self.official or ("train",) + (("test",) if self.test_size is not None else ())
+        if split == "validation" and self.validation_size is None:
+            raise ValueError(
+                f"{self.reader.name} has no official validation part, only {', '.join(available)}: give "
+                "`validation_size=0.05`, say, for a seeded part of the training images (and the same for the "
+                "training split, which is then without it)."
+            )
+        if split == "test" and "test" not in available:
+            hint = "" if self.official else "; give `test_size=0.2`, say, for a seeded part of the images"
+            raise ValueError(f"{self.reader.name} has no test part, only {', '.join(available)}{hint}.")
+        if split != "test" and "train" not in available:
+            raise ValueError(f"{self.reader.name} has no training part, only {', '.join(available)}.")
+
+    def _divide(self, rows: Annotations, name: str, size: float | int, *, drawn: bool) -> Annotations:
+        part, path = seeded_part(rows.image_ids, size, self.seed, name=name, folders=self.folders)
+        self.files.append(path)
+        return rows.take(np.flatnonzero([(image_id in part) == drawn for image_id in rows.image_ids]))
+
+
+def _make_reader(name: str, root: Path | None, options: dict[str, Any]) -> Reader:
+    make: Any
+    first: Any
+    if name in _READERS:
+        if root is None:
+            raise ValueError(
+                f'{name}: give the folder of the download, `load_aesthetic_dataset("{name}", root, split)`.'
+            )
+        if not root.exists():
+            raise FileNotFoundError(f"{name}: expected the dataset at {root}, found nothing there.")
+        make, first = _READERS[name], root
+    else:
+        make, first = HubReader, name
+        options = {"root": root, **options}
+        if "/" not in name and not Path(name).is_dir() and name not in _BUILDERS:
+            raise ValueError(
+                f"Unknown dataset {name!r}: expected one of {', '.join(_READERS)}, a Hub id (owner/name), or a folder "
+                "saved with `save_to_disk`."
+            )
+    known = list(inspect.signature(make).parameters)[1:]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise TypeError(
+            f"{name}: unknown option {', '.join(unknown)}; this dataset takes {', '.join(known) or 'none'}."
+        )
+    return make(first, **options)
+
+
+def _split_folders(root: PathLike | None, splits_dir: PathLike | None) -> list[Path]:
+    if splits_dir is not None:
+        return [Path(splits_dir)]
+    return default_split_folders(None if root is None else Path(root))

@@ -1,0 +1,81 @@
+"""SPAQ (Fang et al., CVPR 2020): smartphone photographs, mean opinion scores from 0 to 100."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from charm_hf.data.annotations import Annotations
+from charm_hf.data.images import FolderImages
+from charm_hf.data.labels import LabelScale
+from charm_hf.data.report import LeftOut
+from charm_hf.data.tables import Table, clean_name, require_file, require_folder, to_floats
+
+_ANNOTATION_FILE = "Annotations/MOS and Image attribute scores.xlsx"
+
+
+@dataclass
+class SpaqReader:
+    """`Annotations/MOS and Image attribute scores.xlsx` and `TestImage/`; no official split.
+
+    Attributes:
+        root: folder of the download.
+        annotation_file: another place of the spreadsheet.
+    """
+
+    root: Path
+    annotation_file: str | os.PathLike[str] | None = None
+
+    name: ClassVar[str] = "spaq"
+    test_size: ClassVar[float] = 0.2
+
+    def official_splits(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+    def read(self, part: str) -> Annotations:
+        """All rows."""
+        require_folder(self.root, self.name)
+        path = Path(self.annotation_file) if self.annotation_file else self.root / _ANNOTATION_FILE
+        table = read_spreadsheet(require_file(path, self.name))
+        table.require("Image name", "MOS")
+        names = [clean_name(name) for name in table.columns["Image name"]]
+        return Annotations(
+            image_ids=names,
+            images=FolderImages(names, self.root / "TestImage", fallback=self.root),
+            scale=LabelScale.of_preset(self.name),
+            scores=to_floats(table.columns["MOS"]),
+            left_out={"malformed": table.malformed},
+        )
+
+
+def read_spreadsheet(path: Path) -> Table:
+    """First sheet of an Excel workbook, its first row being the header.
+
+    Raises:
+        ValueError: if the file is no workbook.
+    """
+    from zipfile import BadZipFile
+
+    import openpyxl
+    from openpyxl.utils.exceptions import InvalidFileException
+
+    try:
+        workbook = openpyxl.load_workbook(path, read_only=True, data_only=True)
+    except (BadZipFile, InvalidFileException, KeyError) as error:
+        raise ValueError(f"{path}: expected an Excel workbook (.xlsx), found something else: {error}") from None
+    try:
+        sheet = workbook.worksheets[0]
+        sheet.reset_dimensions()  # some writers record a wrong size, and reading would stop there
+        rows = [["" if cell is None else str(cell).strip() for cell in row] for row in sheet.values]
+    finally:
+        workbook.close()
+    header = rows[0] if rows else []
+    width = len(header)
+    body = [(number, (row + [""] * width)[:width]) for number, row in enumerate(rows[1:], start=2) if any(row)]
+    good = [row for _, row in body if row[0]]
+    malformed = [LeftOut(f"{path.name}:{number}", "no image name") for number, row in body if not row[0]]
+    columns = {name: [row[index] for row in good] for index, name in enumerate(header) if name}
+    return Table(path, columns, malformed)

@@ -1,0 +1,1 @@
+"""Losses, parameter groups and augmentations: what `examples/train.py` is made of."""

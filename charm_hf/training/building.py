@@ -1,0 +1,73 @@
+"""The model and processor that a run starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from transformers import AutoConfig
+
+from charm_hf.models.configuration_charm import CharmConfig
+from charm_hf.models.image_processing_charm import CharmImageProcessor
+from charm_hf.models.modeling_charm import CharmForAestheticScoring
+
+
+# The ratings' quantiles that a checkpoint carries: every percent.
+NUM_QUANTILES = 101
+
+
+def build_model(
+    source: str | None, backbone: Mapping[str, Any] | None, head: Mapping[str, Any], **options: Any
+) -> CharmForAestheticScoring:
+    """Make the model to train.
+
+    Args:
+        source: repository or folder of a Charm checkpoint (a warm start: its head is kept if it has the same shape) or
+            of a pretrained backbone.
+        backbone: instead of it, the configuration of a backbone with random weights, `model_type` included.
+        head: `score_range`, `score_values`, `num_attributes`, `dataset_name`, `classifier_dropout` of the new head.
+        options: further fields of [`CharmConfig`] for a model that does not start from a Charm checkpoint.
+
+    Raises:
+        ValueError: unless exactly one of `source` and `backbone` is given, or if the backbone is not supported.
+    """
+    if (source is None) == (backbone is None):
+        raise ValueError(
+            "Give either a checkpoint to start from (`model_name_or_path`) or the configuration of a backbone with "
+            f"random weights (`backbone`); got {source!r} and {backbone!r}."
+        )
+    if source is None:
+        config = CharmConfig(backbone_config=dict(backbone or {}), **head, **options)
+        return CharmForAestheticScoring.from_backbone(config.backbone_config, **head, **options)
+    if AutoConfig.from_pretrained(source).model_type != CharmConfig.model_type:
+        return CharmForAestheticScoring.from_backbone(source, **head, **options)
+    old = CharmConfig.from_pretrained(source)
+    config = CharmConfig(
+        backbone_config=old.backbone_config, num_scales=old.num_scales, position_mode=old.position_mode, **head
+    )
+    return CharmForAestheticScoring.from_pretrained(source, config=config, ignore_mismatched_sizes=True)
+
+
+def build_processor(
+    source: str | None, config: CharmConfig, dataset_name: str | None, parameters: Mapping[str, Any]
+) -> CharmImageProcessor:
+    """Make the processor that fits the model.
+
+    Args:
+        source: a Charm checkpoint whose processor is taken over, if there is one.
+        config: of the model; patch size and number of scales follow it.
+        dataset_name: a published dataset gives its sequence length and longest edge.
+        parameters: of the processor; they win.
+    """
+    fitting = {"patch_size": config.patch_size, "num_scales": config.num_scales, **parameters}
+    if dataset_name is not None:
+        return CharmImageProcessor.for_dataset(dataset_name, **fitting)
+    if source is not None and AutoConfig.from_pretrained(source).model_type == CharmConfig.model_type:
+        return CharmImageProcessor.from_pretrained(source, **fitting)
+    return CharmImageProcessor(**fitting)
+
+
+def score_quantiles(scores: np.ndarray) -> list[float]:
+    """Quantiles of the training ratings, at every percent, for `CharmConfig.score_quantiles`."""
+    return [round(float(value), 6) for value in np.quantile(scores, np.linspace(0, 1, NUM_QUANTILES))]

@@ -1,0 +1,267 @@
+"""The state of a run on disk: written whole or not at all, as safetensors and JSON, so that nothing is unpickled.
+
+A checkpoint is a folder `checkpoint-<steps>`: `state.json` (progress, scheduler, hyperparameters of the optimizer),
+`model.safetensors`, `optimizer.safetensors`, `rng-<process>.safetensors`, and perhaps `ema.safetensors`, the average. It
+appears under its name only when every byte of it is on the disk.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+
+STATE_NAME = "state.json"
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+_SEPARATOR = "|"  # between a parameter's name and the name of its state; module names have none
+
+
+@dataclass
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        epoch: finished epochs.
+        epoch_step: optimizer steps done in the epoch under way.
+        step: optimizer steps done in all.
+        epoch_loss: sum of the training losses of the epoch under way, one a step.
+        history: one record per finished epoch.
+    """
+
+    epoch: int = 0
+    epoch_step: int = 0
+    step: int = 0
+    epoch_loss: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class TrainingParts:
+    """What has a state: the bare model, its optimizer and scheduler, and the average of its weights, if any."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+    ema: nn.Module | None = None
+
+    def parameter_names(self) -> dict[int, str]:
+        """`id` of each parameter -> its name."""
+        return {id(parameter): name for name, parameter in self.model.named_parameters()}
+
+
+@contextmanager
+def written_whole(folder: Path) -> Iterator[Path]:
+    """Give a folder to write into, which takes its name when all of it is on the disk; an older one is replaced.
+
+    If the process dies before, what is left begins with `.tmp-` and is overwritten by the next attempt.
+    """
+    temporary = start_folder(folder)
+    yield temporary
+    commit_folder(temporary, folder)
+
+
+def start_folder(folder: Path) -> Path:
+    """Make the empty folder that `commit_folder` will rename."""
+    temporary = folder.parent / f".tmp-{folder.name}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    return temporary
+
+
+def commit_folder(temporary: Path, folder: Path) -> None:
+    """Bring a folder's content to the disk, then give it its name."""
+    for path in [*temporary.rglob("*"), temporary]:
+        _sync(path)
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(temporary, folder)
+    _sync(folder.parent)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file that is never seen half written."""
+    temporary = path.with_name(f".tmp-{path.name}")
+    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    _sync(temporary)
+    os.replace(temporary, path)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():  # Windows cannot open a folder
+        return
+    descriptor = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def checkpoints(output_dir: Path) -> list[Path]:
+    """Complete checkpoints of a run, oldest first."""
+    found = [path for path in output_dir.glob("checkpoint-*") if _CHECKPOINT.fullmatch(path.name)]
+    return sorted((path for path in found if (path / STATE_NAME).is_file()), key=_steps)
+
+
+def _steps(path: Path) -> int:
+    match = _CHECKPOINT.fullmatch(path.name)
+    return int(match[1]) if match else -1
+
+
+def find_checkpoint(resume_from: str, output_dir: Path) -> Path | None:
+    """Find the checkpoint to go on from.
+
+    Args:
+        resume_from: `"latest"`, or the path of a checkpoint folder.
+        output_dir: folder of the run.
+
+    Returns:
+        The folder; `None` if the latest is asked for and the run was stopped before its first.
+
+    Raises:
+        FileNotFoundError: if the path is no checkpoint folder.
+    """
+    if resume_from == "latest":
+        found = checkpoints(output_dir)
+        return found[-1] if found else None
+    path = Path(resume_from)
+    if not (path / STATE_NAME).is_file():
+        raise FileNotFoundError(
+            f'Expected "latest" or a checkpoint folder (with {STATE_NAME}) to resume from, got {resume_from!r}.'
+        )
+    return path
+
+
+def save_checkpoint(
+    output_dir: Path, accelerator: Accelerator, parts: TrainingParts, progress: Progress, keep: int | None = None
+) -> None:
+    """Write `checkpoint-<step>`; all processes call this together and share `output_dir`.
+
+    Args:
+        output_dir: folder of the run.
+        accelerator: of the run.
+        parts: what has a state.
+        progress: how far the run has come.
+        keep: number of checkpoints to keep, the newest; `None` keeps all.
+    """
+    folder = output_dir / f"checkpoint-{progress.step:08d}"
+    temporary = folder.parent / f".tmp-{folder.name}"
+    if accelerator.is_main_process:
+        start_folder(folder)
+    accelerator.wait_for_everyone()
+    save_file(_rng_state(accelerator.device), temporary / f"rng-{accelerator.process_index}.safetensors")
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        save_file(_contiguous(parts.model.state_dict()), temporary / "model.safetensors")
+        if parts.ema is not None:
+            save_file(_contiguous(parts.ema.state_dict()), temporary / "ema.safetensors")
+        tensors, numbers = flatten_optimizer(parts.optimizer, parts.parameter_names())
+        save_file(tensors, temporary / "optimizer.safetensors")
+        state = {
+            "progress": asdict(progress),
+            "num_processes": accelerator.num_processes,
+            "optimizer": numbers,
+            "scheduler": parts.scheduler.state_dict(),
+        }
+        (temporary / STATE_NAME).write_text(json.dumps(state, indent=2), encoding="utf-8")
+        commit_folder(temporary, folder)
+        for old in checkpoints(output_dir)[: -keep if keep else 0]:
+            shutil.rmtree(old)
+    accelerator.wait_for_everyone()
+
+
+def load_checkpoint(folder: Path, accelerator: Accelerator, parts: TrainingParts) -> Progress:
+    """Bring every part, and torch's random generators, to the state of a checkpoint.
+
+    Raises:
+        ValueError: if the checkpoint was written by another number of processes, or by another model or optimizer.
+    """
+    state = json.loads((folder / STATE_NAME).read_text(encoding="utf-8"))
+    if state["num_processes"] != accelerator.num_processes:
+        raise ValueError(
+            f"{folder} was written by {state['num_processes']} processes, and this run has "
+            f"{accelerator.num_processes}: start as many, so that the batches stay what they were."
+        )
+    parts.model.load_state_dict(load_file(folder / "model.safetensors"))
+    if parts.ema is not None:
+        parts.ema.load_state_dict(load_file(folder / "ema.safetensors"))
+    restore_optimizer(
+        parts.optimizer, parts.parameter_names(), load_file(folder / "optimizer.safetensors"), state["optimizer"]
+    )
+    parts.scheduler.load_state_dict(state["scheduler"])
+    _restore_rng_state(load_file(folder / f"rng-{accelerator.process_index}.safetensors"), accelerator.device)
+    return Progress(**state["progress"])
+
+
+def flatten_optimizer(
+    optimizer: torch.optim.Optimizer, names: Mapping[int, str]
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Split an optimizer's state into tensors, named `parameter|state`, and what JSON can hold.
+
+    Args:
+        optimizer: any of `torch.optim` whose state is tensors and numbers.
+        names: `id` of each parameter -> its name.
+    """
+    tensors: dict[str, Any] = {}
+    numbers: dict[str, Any] = {}
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            target = tensors if isinstance(value, torch.Tensor) else numbers
+            target[f"{names[id(parameter)]}{_SEPARATOR}{key}"] = value
+    groups = [
+        {**group, "params": [names[id(parameter)] for parameter in group["params"]]}
+        for group in optimizer.param_groups
+    ]
+    return _contiguous(tensors), {"state": numbers, "groups": groups}
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer,
+    names: Mapping[int, str],
+    tensors: Mapping[str, torch.Tensor],
+    numbers: Mapping[str, Any],
+) -> None:
+    """Undo `flatten_optimizer`.
+
+    Raises:
+        ValueError: if the optimizer has other parameters.
+    """
+    saved = [group["params"] for group in numbers["groups"]]
+    if saved != [[names[id(parameter)] for parameter in group["params"]] for group in optimizer.param_groups]:
+        raise ValueError("The checkpoint's optimizer trains other parameters: resume with the flags of the first run.")
+    numbering = {name: number for number, name in enumerate(name for group in saved for name in group)}
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in [*tensors.items(), *numbers["state"].items()]:
+        name, entry = key.split(_SEPARATOR)
+        state.setdefault(numbering[name], {})[entry] = value
+    groups = [{**group, "params": [numbering[name] for name in group["params"]]} for group in numbers["groups"]]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _contiguous(tensors: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+
+
+def _rng_state(device: torch.device) -> dict[str, torch.Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def _restore_rng_state(state: Mapping[str, torch.Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)

@@ -1,0 +1,178 @@
+"""Which photo comes when, and how it becomes tokens: the same whatever the number of workers or processes."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch.utils.data import DataLoader, Sampler
+
+from charm_hf.models.image_processing_charm import CharmImageProcessor
+from charm_hf.training.augmentation import TrainingAugmentation
+from charm_hf.training.collator import CharmDataCollator
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A seed below 2^63 that depends on all parts, such as `(seed, epoch, index)`, and on nothing else."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
+    """Batches of `(epoch, index)` for one of several processes, shuffled anew in each epoch.
+
+    The epoch travels with the index, so that data workers that live on need not be told of it. The batches of all
+    processes together are those of a single process with a batch that much larger; the last, incomplete one is kept,
+    and filled up from the epoch's first photos only as far as every process needs an equal share.
+
+    Args:
+        num_samples: photos in the dataset, at least 1.
+        batch_size: photos a batch and process.
+        seed: of the order.
+        num_processes, process_index: how many share an epoch, and which of them this is.
+    """
+
+    def __init__(
+        self, num_samples: int, batch_size: int, seed: int = 0, num_processes: int = 1, process_index: int = 0
+    ) -> None:
+        self.num_samples, self.batch_size, self.seed = num_samples, batch_size, seed
+        self.num_processes, self.process_index = num_processes, process_index
+        self.epoch, self.first_batch = 0, 0
+
+    def set_position(self, epoch: int, first_batch: int = 0) -> None:
+        """Choose where the next iteration starts."""
+        self.epoch, self.first_batch = epoch, first_batch
+
+    def __len__(self) -> int:
+        """Number of batches in an epoch, a process."""
+        return -(-self.num_samples // (self.batch_size * self.num_processes))
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        """Yield the batches of the chosen epoch from the chosen one on."""
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", self.epoch))
+        order = torch.randperm(self.num_samples, generator=generator).tolist()
+        missing = -len(order) % self.num_processes
+        order += (order * missing)[:missing]
+        global_size = self.batch_size * self.num_processes
+        for start in range(self.first_batch * global_size, len(order), global_size):
+            share = order[start : start + global_size][self.process_index :: self.num_processes]
+            yield [(self.epoch, index) for index in share]
+
+
+class TokenizedDataset(torch.utils.data.Dataset[dict[str, Any]]):
+    """Photos of a dataset as tokens, with their labels.
+
+    Items are asked for by `(epoch, index)`; everything random about one follows from seed, epoch and index. An item
+    holds what the processor returns for the photo, without batch dimension, `index`, `scores` (the rated
+    score, in the dataset's own units), `labels` (the same, or the distribution), and `attribute_targets` if the
+    dataset has attributes.
+
+    Args:
+        dataset: as `load_aesthetic_dataset` gives it.
+        processor: makes the tokens.
+        label: the column that the model is trained on, `"score"` or `"distribution"`.
+        augmentation: of the photos, if any.
+        processor_kwargs: parameters of the processor for these photos, such as `patch_selection="random"`.
+        seed: of augmentation and selection.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        processor: CharmImageProcessor,
+        label: str = "score",
+        augmentation: TrainingAugmentation | None = None,
+        processor_kwargs: Mapping[str, Any] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.dataset, self.processor, self.label, self.augmentation = dataset, processor, label, augmentation
+        self.processor_kwargs, self.seed = dict(processor_kwargs or {}), seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        """Read, augment and tokenize one photo.
+
+        Raises:
+            RuntimeError: if the photo cannot be read; the message names it.
+        """
+        epoch, index = key
+        seed = derive_seed(self.seed, epoch, index)
+        try:
+            row = self.dataset[index]
+            image = row["image"]
+            if self.augmentation is not None:
+                (image,) = self.augmentation(image.convert("RGB"), seed=seed)
+            tokens = self.processor(image, seed=seed, **self.processor_kwargs)
+        except Exception as error:
+            image_id = self.dataset.select_columns(["image_id"])[index]["image_id"]
+            raise RuntimeError(f"Photo {image_id!r} (row {index}) cannot be used: {error}") from error
+        item = {name: value[0] for name, value in tokens.items()}
+        item |= {"index": index, "scores": row["score"], "labels": row[self.label]}
+        if "attributes" in row:
+            item["attribute_targets"] = row["attributes"]
+        return item
+
+
+def make_loader(dataset: TokenizedDataset, batch_sampler: Any, num_workers: int = 0, seed: int = 0) -> DataLoader:
+    """Load batches in `num_workers` processes, without ever drawing from torch's global generator."""
+    return DataLoader(
+        dataset,
+        batch_sampler=batch_sampler,
+        collate_fn=CharmDataCollator(),
+        num_workers=num_workers,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=num_workers > 0,
+        # Making an iterator draws a base seed for the workers: from the global generator, unless given another.
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+def evaluation_batches(
+    num_samples: int, batch_size: int, num_processes: int = 1, process_index: int = 0
+) -> list[list[tuple[int, int]]]:
+    """Batches of `(0, index)` in which, over all processes, each photo stands exactly once."""
+    own = [(0, index) for index in range(process_index, num_samples, num_processes)]
+    return [own[start : start + batch_size] for start in range(0, len(own), batch_size)]
+
+
+class WaitClock:
+    """Measures which share of the time goes into waiting for data.
+
+    >>> clock = WaitClock()
+    >>> for batch in clock.watch(range(3)):
+    ...     pass
+    >>> 0 <= clock.share <= 1
+    True
+    """
+
+    def __init__(self) -> None:
+        self.started, self.waited = time.perf_counter(), 0.0
+
+    def watch(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """Yield the batches, timing how long each takes to come."""
+        iterator = iter(batches)
+        while True:
+            asked = time.perf_counter()
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            finally:
+                self.waited += time.perf_counter() - asked
+            yield batch
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the clock was made."""
+        return time.perf_counter() - self.started
+
+    @property
+    def share(self) -> float:
+        """Share of the time spent waiting, 0 to 1."""
+        return self.waited / max(self.seconds, 1e-9)
