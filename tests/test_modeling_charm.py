@@ -279,11 +279,11 @@ def test_aadbs_head_has_the_score_third_from_the_end_and_eleven_attributes() -> 
     others = [column for column in range(12) if column != 9]
     assert torch.allclose(out.attributes, out.logits[:, others].tanh())
     labels, attributes = torch.rand(4), torch.rand(4, 11) * 2 - 1
-    loss = model(**inputs, labels=labels, attribute_labels=attributes).loss
+    loss = model(**inputs, labels=labels, attribute_targets=attributes).loss
     expected = (out.normalized_scores - labels).square().mean() + (out.attributes - attributes).square().mean()
     assert torch.allclose(loss, expected)
-    with pytest.raises(ValueError, match="attribute_labels"):
-        model(**inputs, labels=labels, attribute_labels=attributes[:, :3])
+    with pytest.raises(ValueError, match="attribute_targets"):
+        model(**inputs, labels=labels, attribute_targets=attributes[:, :3])
 
 
 def test_losses_are_those_of_the_paper() -> None:
