@@ -10,6 +10,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+
 app = typer.Typer(
     help="Image aesthetics: score photos, and care for the checkpoints that do.",
     no_args_is_help=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+
 # Of the tokens of a batch, at most this share is padding.
 MAX_PADDING = 0.1
 

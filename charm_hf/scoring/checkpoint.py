@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoImageProcessor, AutoModel
 
+
 logger = logging.getLogger(__name__)
 
 DEMONSTRATION_NOTICE = (

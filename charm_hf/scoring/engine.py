@@ -18,6 +18,7 @@ from .batching import plan_batches
 from .rows import ScoreRow, describe_error
 from .sources import Item
 
+
 # Images that are grouped into batches together. Batches never depend on anything outside their chunk.
 CHUNK_IMAGES = 512
 _HEADER_THREADS = 4

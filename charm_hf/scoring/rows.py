@@ -6,6 +6,7 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
+
 # Decimals of everything that is written. Float32 carries no more; see docs/scoring.md on why tables are still equal.
 DECIMALS = 6
 

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from .rows import COLUMNS, DECIMALS, ScoreRow
 
+
 FORMATS = (".csv", ".jsonl", ".parquet")
 
 _TYPES: dict[str, pa.DataType] = {

@@ -12,6 +12,7 @@ from typing import Any
 
 from .rows import describe_error, display_path
 
+
 # Files in a folder that are taken for photos. A file that is named, or matched by a pattern, is always tried.
 IMAGE_EXTENSIONS = frozenset(
     f".{name}"
