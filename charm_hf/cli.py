@@ -107,6 +107,35 @@ def score(
     raise typer.Exit(EXIT_SOME_FAILED if failures else EXIT_ALL_DONE)
 
 
+@app.command()
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(metavar="PTH", help="Released checkpoint, a pickle.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
+    dataset: Annotated[
+        str, typer.Option(help="What it was trained on: ava, aadb, tad66k, para, baid, spaq, koniq10k.")
+    ],
+    position_embeddings: Annotated[
+        Path, typer.Option("--position-embeddings", metavar="POS.pt", help="File with the backbone's position table.")
+    ],
+) -> None:
+    """Turn a released pickle into safetensors, without running what is in it.
+
+    Exit code: 0 converted, 2 not a checkpoint that can be converted.
+    """
+    from transformers.utils.logging import disable_progress_bar
+
+    from .legacy import convert_legacy_checkpoint
+
+    disable_progress_bar()
+    try:
+        written = convert_legacy_checkpoint(
+            checkpoint, output, dataset=dataset, position_embeddings=position_embeddings
+        )
+    except (ValueError, OSError) as error:
+        _fail(error)
+    _say(f"Wrote {written}. Try: charm-hf score PHOTO --model {written}")
+
+
 def default_workers(num_images: int) -> int:
     """Worker processes for so many images: starting one costs seconds, which a handful of images does not repay."""
     import os

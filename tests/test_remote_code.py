@@ -36,9 +36,9 @@ scores = {}
 for auto_class in (AutoModel, AutoModelForImageClassification):
     model = auto_class.from_pretrained(folder, **remote).eval()
     assert type(model).__module__.startswith("transformers_modules"), type(model)
-    scores[auto_class.__name__] = model(**processor(photos)).scores.tolist()
+    scores[auto_class.__name__] = [model(**processor(photo)).normalized_scores.item() for photo in photos]
 scorer = pipeline("image-aesthetics", model=folder, **remote)
-scores["pipeline"] = [result["score"] for result in scorer(photos, batch_size=2)]
+scores["pipeline"] = [result["normalized_score"] for result in scorer(photos)]
 model.save_pretrained(resaved + "/by_hand")
 processor.save_pretrained(resaved + "/by_hand")
 arguments = TrainingArguments(output_dir=resaved + "/trainer", report_to="none", use_cpu=True)
@@ -67,7 +67,7 @@ def run_without_the_package(folder: str, resaved: Path, photos: list[str], cache
 def test_a_checkpoint_loads_without_the_package_and_can_be_saved_again(
     checkpoint: str, photos: list[str], tmp_path: Path
 ) -> None:
-    expected = [result["score"] for result in pipeline("image-aesthetics", model=checkpoint)(photos)]
+    expected = [result["normalized_score"] for result in pipeline("image-aesthetics", model=checkpoint)(photos)]
     scores = run_without_the_package(checkpoint, tmp_path / "first", photos, tmp_path / "modules")
     for found in scores.values():
         assert found == pytest.approx(expected, abs=1e-6)

@@ -2,8 +2,7 @@
 
 A checkpoint is a folder `checkpoint-<steps>`: `state.json` (progress, scheduler, hyperparameters of the optimizer),
 `model.safetensors`, `optimizer.safetensors`, `rng-<process>.safetensors`, and perhaps `ema.safetensors`, the average.
-It
-appears under its name only when every byte of it is on the disk.
+It appears under its name only when every byte of it is on the disk.
 """
 
 from __future__ import annotations
