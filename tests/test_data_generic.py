@@ -218,6 +218,15 @@ def test_embedded_images_are_read_from_saved_folders_and_parquet(photos, tmp_pat
     assert dataset_score_range(decoded) == (1, 10)
 
 
+def test_embedded_images_are_decoded_only_when_their_row_is_read(photos, tmp_path, monkeypatch):
+    root, names = photos
+    _embedded(root, names).to_parquet(tmp_path / "t.parquet")
+    with monkeypatch.context() as patch:
+        patch.setattr("PIL.Image.open", lambda *_: pytest.fail("decoded an image"))
+        dataset = load_aesthetic_dataset("csv", tmp_path / "t.parquet", image_column="picture", score_range=(1, 10))
+    assert dataset[0]["image"].size == (48, 36)
+
+
 def test_what_this_package_saved_comes_back_whole(tmp_path):
     write_ava(tmp_path / "ava")
     original = load_aesthetic_dataset("ava", tmp_path / "ava", "train", comments=True)

@@ -56,10 +56,15 @@ class Columns:
         """Column names."""
         return list(self.values) if self.dataset is None else self.dataset.column_names
 
-    def get(self, name: str) -> list[Any]:
-        """Values of a column."""
+    def require(self, name: str) -> str:
+        """Return the name of a column if there is such a column."""
         if name not in self.names:
             raise ValueError(f"{self.source}: expected a column {name!r}, found {', '.join(self.names)}.")
+        return name
+
+    def get(self, name: str) -> list[Any]:
+        """Values of a column."""
+        self.require(name)
         return self.values[name] if self.dataset is None else self.dataset.select_columns([name]).to_dict()[name]
 
     def kind(self, name: str) -> Any:
@@ -71,8 +76,7 @@ class Columns:
     def find(self, chosen: str | None, candidates: Sequence[str], what: str, required: bool = True) -> str | None:
         """The chosen column, or the first candidate that is there, upper or lower case."""
         if chosen is not None:
-            self.get(chosen)
-            return chosen
+            return self.require(chosen)
         by_lower = {name.lower(): name for name in reversed(self.names)}
         found = next((by_lower[candidate] for candidate in candidates if candidate in by_lower), None)
         if found is None and required:
@@ -134,10 +138,7 @@ class ColumnOptions:
 
     def _bins(self, columns: Columns) -> list[str]:
         if self.distribution_columns is not None:
-            bins = list(self.distribution_columns)
-            for name in bins:
-                columns.get(name)
-            return bins
+            return [columns.require(name) for name in self.distribution_columns]
         if "distribution" in columns.names:
             return ["distribution"]
         matches = sorted(filter(None, map(_BIN_COLUMN.fullmatch, columns.names)), key=lambda match: float(match[2]))
@@ -176,7 +177,7 @@ class ColumnOptions:
 
     def _extra(self, columns: Columns, known: LabelScale | None, used: set[str | None]) -> list[str]:
         if self.extra_columns is not None:
-            return list(self.extra_columns)
+            return [columns.require(name) for name in self.extra_columns]
         # A dataset that this package saved comes back with all its columns.
         return [name for name in columns.names if name not in used] if known else []
 
