@@ -26,6 +26,7 @@ from scipy.stats import rankdata
 
 from charm_hf.models.configuration_charm import DATASET_PRESETS, CharmConfig
 
+
 if TYPE_CHECKING:
     from transformers import EvalPrediction
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 from charm_hf.models.configuration_charm import AADB_ATTRIBUTES
 
+
 SplitIds = dict[str, list[str]]
 TINY = {"train": 6, "validation": 3, "test": 3}
 

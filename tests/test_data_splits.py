@@ -11,6 +11,7 @@ from dataset_builders import write_aadb, write_ava, write_koniq10k_without_sets,
 from charm_hf.data import load_aesthetic_dataset, split_hash
 from charm_hf.data.splits import draw_part
 
+
 SIZES = {"train": 20}
 
 

@@ -17,13 +17,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from charm_hf.training.folds import assign_folds
 from PIL import Image
 from scipy.stats import pearsonr, spearmanr
 from sklearn.dummy import DummyRegressor
 from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+
+from charm_hf.training.folds import assign_folds
+
 
 LONGEST_EDGE = 250
 BASELINES: dict[str, Callable[[], object]] = {

@@ -6,6 +6,7 @@ from charm_hf.data.loading import load_aesthetic_dataset
 from charm_hf.data.report import DatasetReport, LeftOut
 from charm_hf.data.splits import split_hash
 
+
 __all__ = [
     "DatasetReport",
     "LabelScale",

@@ -24,6 +24,7 @@ from charm_hf.data.tables import (
 )
 from charm_hf.models.configuration_charm import AADB_ATTRIBUTES
 
+
 # split -> its part in the names of the list files, and its image folder
 _SPLITS = {
     "train": ("Train", "datasetImages_originalSize"),

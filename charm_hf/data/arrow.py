@@ -13,6 +13,7 @@ import pyarrow as pa
 from datasets import Dataset, DatasetInfo, NamedSplit
 from datasets.table import InMemoryTable, MemoryMappedTable
 
+
 logger = logging.getLogger(__name__)
 
 _ROWS_PER_BATCH = 1000

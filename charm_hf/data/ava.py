@@ -18,6 +18,7 @@ from charm_hf.data.labels import LabelScale
 from charm_hf.data.report import LeftOut
 from charm_hf.data.tables import read_lines, require_file, require_folder, require_mostly_good
 
+
 logger = logging.getLogger(__name__)
 
 _RATINGS_FILE = "AVA.txt"

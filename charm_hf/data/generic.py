@@ -20,6 +20,7 @@ from charm_hf.data.labels import LabelScale, get_label_scale
 from charm_hf.data.report import LeftOut
 from charm_hf.data.tables import clean_name, read_delimited, read_text, require_mostly_good, to_floats
 
+
 IMAGE_COLUMNS = ("image", "image_path", "image_name", "file_name", "filename", "path", "file")
 SCORE_COLUMNS = ("score", "mos", "mean_score", "mean", "average_score", "rating")
 SPLIT_COLUMNS = ("split", "set")

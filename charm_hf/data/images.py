@@ -19,6 +19,7 @@ from charm_hf.data.arrow import write_mapped
 from charm_hf.data.tables import require_folder
 from charm_hf.models.image_loading_charm import load_image
 
+
 VERIFY = ("exists", "decode", None)
 _URL_PREFIXES = ("http://", "https://", "hf://")
 _CHUNK = 1024

@@ -15,6 +15,7 @@ from charm_hf.data.labels import LabelScale
 from charm_hf.data.report import LeftOut
 from charm_hf.data.tables import Table, clean_name, read_delimited, require_file, require_folder, to_floats
 
+
 _WITH_SETS = "koniq10k_distributions_sets.csv"
 _WITHOUT_SETS = "koniq10k_scores_and_distributions.csv"
 _SETS = {"train": "training", "validation": "validation", "test": "test"}

@@ -11,6 +11,7 @@ from datasets import Dataset
 
 from charm_hf.models.configuration_charm import get_dataset_preset
 
+
 # Rounding in a published table is no fault; as a share of the score range.
 _TOLERANCE = 1e-6
 _MARK = "charm_hf_labels="

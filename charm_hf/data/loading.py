@@ -24,6 +24,7 @@ from charm_hf.data.scored import BaidReader, Tad66kReader
 from charm_hf.data.spaq import SpaqReader
 from charm_hf.data.splits import default_split_folders, seeded_part
 
+
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")

@@ -13,6 +13,7 @@ from charm_hf.data.images import FolderImages
 from charm_hf.data.labels import LabelScale
 from charm_hf.data.tables import clean_name, read_delimited, require_file, require_folder, to_floats
 
+
 _FILES = {"train": "PARA-GiaaTrain.csv", "test": "PARA-GiaaTest.csv"}
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+
 # Why a row is left out, in the order in which rows are looked at: a row counts once, under the first that applies.
 REASONS = {
     "malformed": "row of another shape than the format's",

@@ -13,6 +13,7 @@ from charm_hf.data.labels import LabelScale
 from charm_hf.data.report import LeftOut
 from charm_hf.data.tables import Table, clean_name, require_file, require_folder, to_floats
 
+
 _ANNOTATION_FILE = "Annotations/MOS and Image attribute scores.xlsx"
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import datasets
 
+
 logger = logging.getLogger(__name__)
 
 SPLITS_FOLDER = "charm_hf_splits"

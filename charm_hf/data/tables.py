@@ -13,6 +13,7 @@ import numpy as np
 
 from charm_hf.data.report import LeftOut
 
+
 _ENTRIES_SHOWN = 8
 
 

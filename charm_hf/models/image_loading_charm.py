@@ -105,7 +105,7 @@ def array_to_tensor(array: np.ndarray | torch.Tensor, name: str, input_data_form
     """
     if isinstance(array, np.ndarray) and array.dtype == np.uint16:
         array = (array >> 8).astype(np.uint8)
-    tensor = torch.from_numpy(np.require(array, requirements="CW")) if isinstance(array, np.ndarray) else array
+    tensor = torch.from_numpy(np.require(array, requirements=["C", "W"])) if isinstance(array, np.ndarray) else array
     if tensor.ndim == 2:
         tensor = tensor[None]
     elif tensor.ndim != 3:

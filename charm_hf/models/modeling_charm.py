@@ -215,23 +215,45 @@ class CharmEmbeddings(nn.Module):
         self.dropout = nn.Dropout(config.backbone_config.hidden_dropout_prob)
         self.position_cache = CharmPositionCache()
 
-    def forward(
+    def embed(
         self,
-        native: Any,
+        native: nn.Module,
         pixel_values: torch.Tensor,
         pixel_attention_mask: torch.Tensor,
         scale_ids: torch.Tensor,
         patch_positions: torch.Tensor,
         spatial_shapes: torch.Tensor,
     ) -> torch.Tensor:
-        """Embed (B, L, C·P·P) tokens into (B, 1+R+L, d) with the backbone's `native` embedding module."""
-        projection = native.patch_embeddings.projection
+        """Embed (B, L, C·P·P) tokens into (B, 1+R+L, d) with the backbone's `native` embedding module.
+
+        Not called `forward`: the hooks of an offloaded model would try to move the module among its arguments.
+        """
+        projection: Any = native.get_submodule("patch_embeddings.projection")
         with _on_its_device(projection):
-            embeddings = F.linear(
-                pixel_values.to(projection.weight.dtype), projection.weight.flatten(1), projection.bias
-            )
-        if self.scale_embeddings is not None:
-            embeddings = embeddings + F.embedding(scale_ids, self.scale_embeddings[0]).to(embeddings.dtype)
+            weight = projection.weight
+            pixel_values = pixel_values.to(device=weight.device, dtype=weight.dtype)
+            embeddings = F.linear(pixel_values, weight.flatten(1), projection.bias)
+        scale_ids, patch_positions, spatial_shapes, pixel_attention_mask = (
+            tensor.to(embeddings.device)
+            for tensor in (scale_ids, patch_positions, spatial_shapes, pixel_attention_mask)
+        )
+        with _on_its_device(self):
+            if self.scale_embeddings is not None:
+                embeddings = embeddings + F.embedding(scale_ids, self.scale_embeddings[0].to(embeddings))
+        return self.dropout(
+            self._add_positions(native, embeddings, pixel_attention_mask, scale_ids, patch_positions, spatial_shapes)
+        )
+
+    def _add_positions(
+        self,
+        native: Any,
+        embeddings: torch.Tensor,
+        pixel_attention_mask: torch.Tensor,
+        scale_ids: torch.Tensor,
+        patch_positions: torch.Tensor,
+        spatial_shapes: torch.Tensor,
+    ) -> torch.Tensor:
+        """Add each token's position and put CLS and registers in front."""
         with _on_its_device(native):
             if self.config.position_mode == "reference":
                 patch_positions = raster_order(scale_ids, patch_positions, pixel_attention_mask)
@@ -240,7 +262,7 @@ class CharmEmbeddings(nn.Module):
             parts = [prefix, embeddings + positions.to(embeddings.dtype)]
             if (registers := getattr(native, "register_tokens", None)) is not None:
                 parts.insert(1, registers.expand(len(embeddings), -1, -1))
-        return self.dropout(torch.cat(parts, dim=1))
+            return torch.cat(parts, dim=1)
 
     def _positions(
         self, native: Any, scale_ids: torch.Tensor, patch_positions: torch.Tensor, spatial_shapes: torch.Tensor
@@ -319,7 +341,14 @@ class CharmPreTrainedModel(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
-    _no_split_modules = ("CharmEmbeddings", "Dinov2Layer", "Dinov2WithRegistersLayer", "ViTLayer")
+    _no_split_modules = (
+        "CharmEmbeddings",
+        *(
+            f"{prefix}{part}"
+            for prefix in ("Dinov2", "Dinov2WithRegisters", "ViT")
+            for part in ("Embeddings", "Layer")
+        ),
+    )
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -340,9 +369,14 @@ class CharmPreTrainedModel(PreTrainedModel):
                 `ignore_mismatched_sizes=True` to replace misshapen ones, such as another head, on purpose.
         """
         wants_info = kwargs.pop("output_loading_info", False)
-        tolerant = kwargs.get("ignore_mismatched_sizes", False)
+        tolerant = kwargs.pop("ignore_mismatched_sizes", False)
+        # Tolerated by transformers in any case, since its own error names no tensor; refused below.
         model, info = super().from_pretrained(
-            pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
+            pretrained_model_name_or_path,
+            *model_args,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **kwargs,
         )
         problems = {
             "missing": sorted(info["missing_keys"]),
@@ -351,10 +385,8 @@ class CharmPreTrainedModel(PreTrainedModel):
         }
         found = "; ".join(f"{kind}: {', '.join(keys[:8])}" for kind, keys in problems.items() if keys)
         if found:
-            raise ValueError(
-                f"The weights in {str(pretrained_model_name_or_path)!r} do not fit {cls.__name__} as its config "
-                f"describes it ({found})."
-            )
+            source = "given" if pretrained_model_name_or_path is None else f"in {str(pretrained_model_name_or_path)!r}"
+            raise ValueError(f"The weights {source} do not fit {cls.__name__} as its config describes it ({found}).")
         return (model, info) if wants_info else model
 
 
@@ -410,10 +442,13 @@ class CharmModel(CharmPreTrainedModel):
             ValueError: for inputs of other shapes, or attentions asked for under another implementation than eager.
         """
         self._check_inputs(pixel_values, scale_ids, patch_positions, spatial_shapes, kwargs)
-        assert scale_ids is not None  # checked above, which a type checker cannot see
+        # Checked above, which a type checker cannot see.
+        assert scale_ids is not None
+        assert patch_positions is not None
+        assert spatial_shapes is not None
         if pixel_attention_mask is None:
             pixel_attention_mask = torch.ones_like(scale_ids)
-        hidden_states = self.embeddings(
+        hidden_states = self.embeddings.embed(
             self.backbone.embeddings,
             pixel_values,
             pixel_attention_mask,

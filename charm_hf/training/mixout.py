@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+
 ORIGINAL_SUFFIX = ".original"
 PARAMETRIZATIONS = "parametrizations."
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+
 PARTS = ("embeddings", "encoder", "head")
 # Tables of rows that are added to tokens: decaying them pulls every position and scale towards the same one.
 UNDECAYED_TABLES = ("position_embeddings", "scale_embeddings", "cls_token", "mask_token", "register_tokens")

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
+
 LONGEST_EDGE = 100  # of the photo that is counted
 COARSE = 0.6  # colours and edges are counted at this share of it
 HISTOGRAM_BINS = (4, 6, 6)  # luminance, red-green, yellow-blue

@@ -1,0 +1,68 @@
+"""Load what scores: a model and its processor, from a folder, a repository or the package itself."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from transformers import AutoImageProcessor, AutoModel
+
+
+logger = logging.getLogger(__name__)
+
+DEMONSTRATION_NOTICE = (
+    "No --model given: using charm-tiny, the small demonstration checkpoint inside the package. It is good for trying "
+    "every part offline; it learnt from a few hundred photos and is no judge of photographs. For real use pass "
+    "--model with a checkpoint trained on an aesthetics dataset."
+)
+
+
+def default_checkpoint() -> str:
+    """Folder of the checkpoint that is used when none is named."""
+    from ..hub import embedded_model_path
+
+    return embedded_model_path()
+
+
+def default_device() -> str:
+    """A GPU if there is one."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def load_checkpoint(
+    model: str | None = None,
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype = "float32",
+    compile_model: bool = False,
+    trust_remote_code: bool = False,
+    **hub_options: Any,
+) -> tuple[Any, Any]:
+    """Load a model, ready to score, and its processor.
+
+    Args:
+        model: folder or repository; the embedded demonstration checkpoint if not given.
+        device: where to score; a GPU if there is one.
+        dtype: of the weights, such as `"float32"` or `"bfloat16"`.
+        compile_model: compile the model with `torch.compile`.
+        trust_remote_code: run the code that a checkpoint brings, where this package has none for it.
+        hub_options: `revision`, `subfolder`, `token`, `cache_dir`.
+
+    Raises:
+        ValueError: for an unknown dtype.
+        OSError: if there is no such checkpoint.
+    """
+    source = model or default_checkpoint()
+    torch_dtype = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(torch_dtype, torch.dtype) or not torch_dtype.is_floating_point:
+        raise ValueError(f"`dtype` must be a floating point type of torch, such as 'bfloat16', got {dtype!r}.")
+    options = {"trust_remote_code": trust_remote_code, **hub_options}
+    processor = AutoImageProcessor.from_pretrained(source, **options)
+    network = AutoModel.from_pretrained(source, dtype=torch_dtype, **options)
+    network = network.to(device or default_device()).eval().requires_grad_(False)
+    if compile_model:
+        network.compile(dynamic=True)
+    return network, processor

@@ -1,0 +1,497 @@
+"""The model scores one image the same way everywhere, equals its backbone, and behaves as transformers models do."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import BACKBONES, FIXTURES, photo_path, tiny_backbone_config, tiny_model, tiny_processor
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import AutoModel, BertConfig, CLIPVisionConfig, ViTConfig
+
+from charm_hf import CharmConfig, CharmForAestheticScoring, CharmImageProcessor, CharmModel
+from charm_hf.models.modeling_charm import (
+    bicubic_weights,
+    distribution_moments,
+    emd_loss,
+    raster_order,
+)
+
+
+def some_photos() -> list[np.ndarray]:
+    generator = np.random.default_rng(0)
+    sizes = [(300, 420), (40, 60), (500, 180), (33, 17)]
+    return [generator.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+
+
+@torch.no_grad()
+def scores_of(model: CharmForAestheticScoring, inputs: dict) -> torch.Tensor:
+    return model(**inputs).normalized_scores
+
+
+# --- One image, one score --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("position_mode", ["exact", "reference"])
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_a_score_does_not_depend_on_the_batch_or_its_padding(
+    backbone: str, position_mode: str, attention: str
+) -> None:
+    model = tiny_model(backbone, position_mode=position_mode, num_scales=3)
+    model.set_attn_implementation(attention)
+    processor = tiny_processor(model, max_num_patches=250)
+    photos = some_photos()
+    alone = torch.cat([scores_of(model, processor(photo)) for photo in photos])
+    assert alone.std() > 1e-3  # a model that tells photos apart
+    assert torch.allclose(scores_of(model, processor(photos)), alone, atol=1e-5, rtol=0)
+    assert torch.allclose(scores_of(model, processor(photos[::-1])).flip(0), alone, atol=1e-5, rtol=0)
+    long = {"max_num_patches": 700, "overflow": "keep"}
+    padded = processor(photos, padding="max_length", **long)
+    unpadded = torch.cat([scores_of(model, processor(photo, **long)) for photo in photos])
+    assert torch.allclose(scores_of(model, padded), unpadded, atol=1e-5, rtol=0)
+
+
+def test_what_stands_in_the_padding_does_not_matter() -> None:
+    model = tiny_model()
+    inputs = tiny_processor(model)(some_photos())
+    expected = scores_of(model, inputs)
+    padding = inputs["pixel_attention_mask"] == 0
+    inputs["pixel_values"][padding] = 1e4
+    assert torch.allclose(scores_of(model, inputs), expected, atol=1e-5, rtol=0)
+
+
+# --- The backbone ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("grid", [(5, 5), (3, 7), (9, 6)])
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_native_tokens_give_the_plain_backbones_hidden_states(backbone: str, grid: tuple[int, int]) -> None:
+    model = tiny_model(backbone)
+    with torch.no_grad():
+        for parameter in model.charm.backbone.parameters():
+            parameter.div_(4)  # values near 1, so that 1e-5 is a matter of arithmetic and not of magnitude
+        model.charm.embeddings.scale_embeddings.zero_()
+    processor = tiny_processor(model)
+    size = model.config.patch_size
+    pixels = torch.rand(3, grid[0] * size, grid[1] * size, generator=torch.Generator().manual_seed(0))
+    ours = model(**processor(pixels), output_hidden_states=True)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
+    plain = AutoModel.from_config(model.config.backbone_config).eval()
+    plain.load_state_dict(model.charm.backbone.state_dict(), strict=backbone != "vit")  # ViT's pooler is not ours
+    options = {"interpolate_pos_encoding": True} if backbone == "vit" else {}
+    theirs = plain(((pixels - mean) / std)[None], output_hidden_states=True, **options)
+    assert torch.allclose(ours.last_hidden_state, theirs.last_hidden_state, atol=1e-5)
+    assert len(ours.hidden_states) == len(theirs.hidden_states) == 3
+    for one, other in zip(ours.hidden_states, theirs.hidden_states, strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_other_backbones_are_refused_with_a_list_of_those_supported() -> None:
+    for config in (BertConfig(), CLIPVisionConfig()):
+        with pytest.raises(ValueError, match="dinov2, dinov2_with_registers, vit"):
+            CharmForAestheticScoring.from_backbone(config)
+    with pytest.raises(ValueError, match="'resnet'"):
+        CharmConfig(backbone_config={"model_type": "resnet"})
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_pretrained_weights_are_taken_from_a_folder_a_model_or_a_classifier(backbone: str, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    source = AutoModel.from_config(tiny_backbone_config(backbone))
+    source.save_pretrained(tmp_path)
+    for given in (str(tmp_path), tmp_path, source):
+        model = CharmForAestheticScoring.from_backbone(given, dataset="aadb")
+        weights = model.charm.backbone.state_dict()
+        assert weights
+        assert all(torch.equal(value, source.state_dict()[name]) for name, value in weights.items())
+        assert model.config.head == "regression"
+    from transformers import AutoModelForImageClassification
+
+    classifier = AutoModelForImageClassification.from_config(tiny_backbone_config(backbone))
+    model = CharmForAestheticScoring.from_backbone(classifier)
+    name = "embeddings.position_embeddings"
+    assert torch.equal(model.charm.backbone.state_dict()[name], classifier.base_model.state_dict()[name])
+
+
+def test_every_trainable_parameter_gets_a_gradient() -> None:
+    for backbone in BACKBONES:
+        model = tiny_model(backbone).train()
+        model(**tiny_processor(model)(some_photos()), labels=torch.tensor([2.0, 4.0, 6.0, 8.0])).loss.backward()
+        without = [name for name, value in model.named_parameters() if value.requires_grad and value.grad is None]
+        assert without == []
+        assert model.charm.backbone.embeddings.position_embeddings.grad.abs().sum() > 0
+        assert model.charm.embeddings.scale_embeddings.grad.abs().sum() > 0
+
+
+# --- Positions -------------------------------------------------------------------------------------------------------
+
+
+def positions_of(model: CharmForAestheticScoring, inputs: dict, traceable: bool = False) -> torch.Tensor:
+    embeddings, native = model.charm.embeddings, model.charm.backbone.embeddings
+    function = embeddings._traceable_positions if traceable else embeddings._positions
+    return function(native, inputs["scale_ids"], inputs["patch_positions"], inputs["spatial_shapes"])
+
+
+CASES = json.loads((FIXTURES / "tokens" / "cases.json").read_text())
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
+def test_reference_positions_are_the_released_ones_and_exact_ones_are_not(case: dict) -> None:
+    expected = load_file(FIXTURES / "tokens" / f"{case['id']}.safetensors")["position_embeddings"]
+    table = load_file(FIXTURES / "tokens" / "position_embeddings.safetensors")["position_embeddings"]
+    inputs = CharmImageProcessor.for_dataset(
+        case["training_dataset"], patch_selection=case["patch_selection"], overflow="keep"
+    )(photo_path(case["image"]))
+    config = tiny_backbone_config("dinov2", hidden_size=16, image_size=518)
+    model = CharmForAestheticScoring.from_backbone(config, position_mode="reference").eval()
+    native = model.charm.backbone.embeddings
+    with torch.no_grad():
+        native.position_embeddings.copy_(table)
+        for parameter in (native.patch_embeddings.projection.weight, native.patch_embeddings.projection.bias):
+            parameter.zero_()
+        model.charm.embeddings.scale_embeddings.zero_()
+        native.cls_token.zero_()
+        embedded = model.charm.embeddings.embed(native, **inputs)[0]
+        assert torch.allclose(embedded, expected, atol=1e-5)
+        model.config.position_mode = "exact"
+        model.charm.embeddings.position_cache._snapshot = None
+        exact = model.charm.embeddings.embed(native, **inputs)[0]
+    wrong = ((exact - embedded).abs().max(-1).values > 0.5)[1:][inputs["scale_ids"][0] == 1]
+    if inputs["scale_ids"].any():
+        assert wrong.float().mean() > 0.5
+
+
+@pytest.mark.parametrize("position_mode", ["exact", "reference"])
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_positions_for_tracing_equal_those_of_eager_mode(backbone: str, position_mode: str) -> None:
+    model = tiny_model(backbone, position_mode=position_mode, num_scales=3)
+    inputs = tiny_processor(model)(some_photos())
+    with torch.no_grad():
+        eager, traceable = positions_of(model, inputs), positions_of(model, inputs, traceable=True)
+    mask = inputs["pixel_attention_mask"].bool()
+    assert torch.allclose(eager[mask], traceable[mask], atol=1e-5)
+
+
+@pytest.mark.parametrize("antialias", [False, True])
+@pytest.mark.parametrize("size", [3, 7, 37, 50])
+def test_bicubic_weights_are_torchs(size: int, antialias: bool) -> None:
+    table = torch.randn(37, generator=torch.Generator().manual_seed(0))
+    expected = nn.functional.interpolate(
+        table[None, None, None], size=(1, size), mode="bicubic", align_corners=False, antialias=antialias
+    ).flatten()
+    weights = bicubic_weights(torch.arange(size), torch.full((size,), size), 37, antialias)
+    assert torch.allclose(weights @ table, expected, atol=1e-5)
+
+
+def test_raster_order_permutes_inside_each_scale_only() -> None:
+    scales = torch.tensor([[0, 0, 1, 1, 1, 1, 0]])
+    mask = torch.tensor([[1, 1, 1, 1, 1, 1, 0]])
+    positions = torch.tensor([[[0, 0], [1, 0], [0, 2], [1, 2], [0, 3], [1, 3], [0, 0]]])
+    ordered = raster_order(scales, positions, mask)
+    assert ordered[0, :2].tolist() == [[0, 0], [1, 0]]
+    assert ordered[0, 2:6].tolist() == [[0, 2], [0, 3], [1, 2], [1, 3]]
+
+
+def changes_of_the_table() -> dict:
+    def load(model: nn.Module) -> None:
+        state = {name: value.clone() + 0.5 for name, value in model.state_dict().items()}
+        model.load_state_dict(state)
+
+    def optimize(model: nn.Module) -> None:
+        table = model.charm.backbone.embeddings.position_embeddings
+        table.grad = torch.ones_like(table)
+        torch.optim.SGD([table], lr=0.5).step()
+        table.grad = None
+
+    table = "charm.backbone.embeddings.position_embeddings"
+    return {
+        "no_grad": lambda model: model.get_parameter(table).detach().add_(0.5),
+        "data": lambda model: model.get_parameter(table).data.add_(0.5),
+        "new data": lambda model: setattr(model.get_parameter(table), "data", model.get_parameter(table).data + 0.5),
+        "load_state_dict": load,
+        "optimizer": optimize,
+        "dtype": lambda model: model.to(torch.bfloat16),
+    }
+
+
+@pytest.mark.parametrize("change", changes_of_the_table())
+def test_the_position_cache_is_used_and_forgets_when_the_table_changes(change: str) -> None:
+    model = tiny_model()
+    inputs = tiny_processor(model)(some_photos())
+    cache = model.charm.embeddings.position_cache
+    with torch.no_grad():
+        model(**inputs)
+        grids = len(cache)
+        assert grids == len({tuple(grid) for grid in inputs["spatial_shapes"].flatten(0, 1).tolist()} - {(0, 0)})
+        before = positions_of(model, inputs)
+        changes_of_the_table()[change](model)
+        after = positions_of(model, inputs)
+        fresh = copy.deepcopy(model)
+        assert len(fresh.charm.embeddings.position_cache) == 0
+        assert torch.equal(after, positions_of(fresh, inputs))
+        assert after.dtype != before.dtype or not torch.equal(after, before)
+
+
+def test_the_cache_is_not_used_in_training() -> None:
+    model = tiny_model().train()
+    model(**tiny_processor(model)(some_photos()))
+    assert len(model.charm.embeddings.position_cache) == 0
+
+
+# --- Heads and losses ------------------------------------------------------------------------------------------------
+
+
+def test_a_distribution_head_gives_scores_in_the_data_sets_units() -> None:
+    model = tiny_model(dataset="para")
+    out = model(**tiny_processor(model)(some_photos()))
+    values = torch.tensor(model.config.score_values)
+    assert out.logits.shape == out.distribution.shape == (4, 9)
+    assert torch.allclose(out.distribution.sum(1), torch.ones(4))
+    assert torch.allclose(out.scores, (out.distribution * values).sum(1))
+    assert torch.allclose(out.normalized_scores, (out.scores - 1) / 4)
+    variance = (out.distribution * (values - out.scores[:, None]) ** 2).sum(1)
+    assert torch.allclose(out.std, variance.sqrt(), atol=1e-5)
+    assert out.attributes is None
+
+
+def test_a_regression_head_gives_the_sigmoid_in_the_data_sets_units() -> None:
+    model = tiny_model(dataset="spaq")
+    out = model(**tiny_processor(model)(some_photos()))
+    assert out.logits.shape == (4, 1)
+    assert torch.allclose(out.normalized_scores, out.logits[:, 0].sigmoid())
+    assert torch.allclose(out.scores, 100 * out.normalized_scores)
+    assert out.distribution is None
+    assert out.std is None
+
+
+def test_aadbs_head_has_the_score_third_from_the_end_and_eleven_attributes() -> None:
+    model = tiny_model(dataset="aadb", num_attributes=11)
+    inputs = tiny_processor(model)(some_photos())
+    out = model(**inputs)
+    assert out.logits.shape == (4, 12)
+    assert torch.allclose(out.normalized_scores, out.logits[:, -3].sigmoid())
+    others = [column for column in range(12) if column != 9]
+    assert torch.allclose(out.attributes, out.logits[:, others].tanh())
+    labels, attributes = torch.rand(4), torch.rand(4, 11) * 2 - 1
+    loss = model(**inputs, labels=labels, attribute_targets=attributes).loss
+    expected = (out.normalized_scores - labels).square().mean() + (out.attributes - attributes).square().mean()
+    assert torch.allclose(loss, expected)
+    with pytest.raises(ValueError, match="attribute_targets"):
+        model(**inputs, labels=labels, attribute_targets=attributes[:, :3])
+
+
+def test_losses_are_those_of_the_paper() -> None:
+    model = tiny_model(dataset="ava")
+    inputs = tiny_processor(model)(some_photos())
+    out = model(**inputs)
+    labels = torch.tensor([1.0, 4.0, 5.5, 10.0])
+    expected = (out.normalized_scores - (labels - 1) / 9).square().mean()
+    assert torch.allclose(model(**inputs, labels=labels).loss, expected)
+    assert torch.allclose(model(**inputs, labels=labels[:, None]).loss, expected)
+    votes = torch.rand(4, 10) * 30
+    target = votes / votes.sum(1, keepdim=True)
+    emd = torch.sqrt((out.distribution.cumsum(1) - target.cumsum(1)).square().mean(1)).mean()
+    assert torch.allclose(model(**inputs, labels=votes).loss, emd)
+    with pytest.raises(ValueError, match=r"\(4,\) scores or \(4, 10\) distributions"):
+        model(**inputs, labels=torch.rand(4, 7))
+
+
+def test_emd_of_a_perfect_prediction_has_a_finite_gradient() -> None:
+    logits = torch.zeros(2, 5, requires_grad=True)
+    emd_loss(logits.softmax(-1), torch.full((2, 5), 0.2)).backward()
+    assert logits.grad.isfinite().all()
+    point = torch.eye(5)[:2]
+    assert emd_loss(point[:1], point[1:], r=1) == pytest.approx(1 / 5)
+
+
+def test_moments_of_a_sure_prediction() -> None:
+    mean, std = distribution_moments(torch.eye(3), torch.tensor([1.0, 2.0, 4.0]))
+    assert mean.tolist() == [1.0, 2.0, 4.0]
+    assert std.tolist() == [0.0, 0.0, 0.0]
+
+
+# --- Inputs ----------------------------------------------------------------------------------------------------------
+
+
+def test_wrong_inputs_are_refused_with_what_was_expected() -> None:
+    model = tiny_model()
+    with pytest.raises(ValueError, match="everything that `CharmImageProcessor` returns"):
+        model(pixel_values=torch.rand(1, 3, 224, 224))
+    with pytest.raises(ValueError, match="768.*16×16"):
+        model(**CharmImageProcessor(patch_size=14)(some_photos()))
+    with pytest.raises(ValueError, match="`num_scales=2`"):
+        model(**CharmImageProcessor(patch_size=16, num_scales=3)(some_photos()))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ({"head": "distribution"}, "score_values"),
+        ({"score_range": (5, 1)}, "score_range"),
+        ({"score_values": [1, 3, 2], "score_range": (1, 3)}, "ascend"),
+        ({"score_values": [1, 2, 30], "score_range": (1, 10)}, "inside"),
+        ({"position_mode": "approximate"}, "position_mode"),
+        ({"num_scales": 0}, "num_scales"),
+        ({"score_values": [1, 2], "score_range": (1, 2), "num_attributes": 11}, "regression"),
+    ],
+)
+def test_an_impossible_configuration_is_refused(arguments: dict, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        CharmConfig(**arguments)
+
+
+# --- Standard transformers behaviour ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_a_saved_model_comes_back_with_every_weight_and_the_same_score(backbone: str, tmp_path: Path) -> None:
+    model = tiny_model(backbone, position_mode="reference", num_scales=3, dataset="para")
+    model.save_pretrained(tmp_path)
+    loaded, info = CharmForAestheticScoring.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    inputs = tiny_processor(model)(some_photos())
+    assert torch.equal(scores_of(loaded, inputs), scores_of(model, inputs))
+    for name in ("position_mode", "num_scales", "score_range", "score_values", "dataset_name", "head"):
+        assert getattr(loaded.config, name) == getattr(model.config, name)
+    assert (tmp_path / "model.safetensors").exists()
+    assert not list(tmp_path.glob("*.bin"))
+
+
+@pytest.mark.parametrize("loader", [CharmForAestheticScoring, AutoModel])
+@pytest.mark.parametrize("damage", ["missing", "unexpected", "misshapen"])
+def test_weights_that_do_not_fit_are_refused(loader: type, damage: str, tmp_path: Path) -> None:
+    tiny_model().save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    if damage == "missing":
+        del weights["charm.backbone.layernorm.weight"]
+    elif damage == "unexpected":
+        weights["charm.backbone.surprise"] = torch.zeros(3)
+    else:
+        weights["classifier.weight"] = torch.zeros(7, 64)
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    named = {"missing": "layernorm.weight", "unexpected": "surprise", "misshapen": "classifier.weight"}[damage]
+    with pytest.raises(ValueError, match=f"{damage}: .*{named}"):
+        loader.from_pretrained(tmp_path)
+
+
+def test_another_head_can_be_put_on_on_purpose(tmp_path: Path) -> None:
+    model = tiny_model(dataset="ava")
+    model.save_pretrained(tmp_path)
+    config = CharmConfig.for_dataset("aadb", backbone_config=model.config.backbone_config)
+    other = CharmForAestheticScoring.from_pretrained(tmp_path, config=config, ignore_mismatched_sizes=True)
+    assert other.classifier.out_features == 1
+    assert torch.equal(other.charm.backbone.layernorm.weight, model.charm.backbone.layernorm.weight)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_half_precision_scores_stay_close(backbone: str, tmp_path: Path) -> None:
+    model = tiny_model(backbone)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.div_(2)
+    model.save_pretrained(tmp_path)
+    half = CharmForAestheticScoring.from_pretrained(tmp_path, dtype=torch.bfloat16).eval()
+    inputs = tiny_processor(model)(some_photos())
+    out = half(**inputs)
+    assert half.dtype == torch.bfloat16
+    assert out.scores.dtype == torch.float32
+    assert torch.allclose(out.normalized_scores, scores_of(model, inputs), atol=0.02)
+
+
+def test_attentions_need_eager_attention() -> None:
+    model = tiny_model()
+    inputs = tiny_processor(model)(some_photos())
+    with pytest.raises(ValueError, match='attn_implementation="eager"'):
+        model(**inputs, output_attentions=True)
+    model.set_attn_implementation("eager")
+    out = model(**inputs, output_attentions=True)
+    length = 1 + inputs["pixel_values"].shape[1]
+    assert [attention.shape for attention in out.attentions] == [(4, 2, length, length)] * 2
+    padding = inputs["pixel_attention_mask"][1] == 0
+    assert out.attentions[0][1, :, :, 1:][..., padding].abs().max() == 0
+
+
+def test_outputs_can_be_a_tuple_and_have_the_documented_shapes() -> None:
+    model = tiny_model("dinov2_with_registers")
+    inputs = tiny_processor(model)(some_photos())
+    length = 1 + model.config.backbone_config.num_register_tokens + inputs["pixel_values"].shape[1]
+    out = model(**inputs)
+    assert out.last_hidden_state.shape == (4, length, 32)
+    assert out.pooler_output.shape == (4, 64)
+    assert torch.equal(model(**inputs, return_dict=False)[0], out.logits)
+    bare = CharmModel(model.config).eval()
+    bare.load_state_dict(model.charm.state_dict())
+    assert torch.allclose(bare(**inputs).last_hidden_state, out.last_hidden_state)
+
+
+def test_gradient_checkpointing_gives_the_same_gradients() -> None:
+    model = tiny_model().train()
+    model.config.classifier_dropout = 0.0
+    model.dropout.p = 0.0
+    inputs = tiny_processor(model)(some_photos())
+    labels = torch.tensor([2.0, 4.0, 6.0, 8.0])
+    model(**inputs, labels=labels).loss.backward()
+    plain = {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
+    model.zero_grad()
+    model.gradient_checkpointing_enable()
+    model(**inputs, labels=labels).loss.backward()
+    for name, value in model.named_parameters():
+        if value.grad is not None:
+            assert torch.allclose(value.grad, plain[name], atol=1e-6), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_a_compiled_model_is_one_graph_with_the_same_scores(backbone: str) -> None:
+    model = tiny_model(backbone)
+    processor = tiny_processor(model)
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    for photos in (some_photos(), some_photos()[:2]):
+        inputs = processor(photos)
+        assert torch.allclose(scores_of(compiled, inputs), scores_of(model, inputs), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_inductor_compiles_the_model() -> None:
+    model = tiny_model()
+    inputs = tiny_processor(model)(some_photos())
+    assert torch.allclose(scores_of(torch.compile(model), inputs), scores_of(model, inputs), atol=1e-5)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize(
+    "device_map",
+    [
+        "auto",
+        {"charm": "disk", "dropout": "cpu", "classifier": "cpu"},
+        {"charm": "cpu", "dropout": "cpu", "classifier": "disk"},
+        {"charm.embeddings": "disk", "charm.backbone": "cpu", "dropout": "cpu", "classifier": "cpu"},
+        {"charm.embeddings": "cpu", "charm.backbone": "disk", "dropout": "cpu", "classifier": "cpu"},
+    ],
+    ids=["auto", "encoder", "head", "embeddings", "backbone"],
+)
+def test_a_dispatched_and_offloaded_model_gives_the_same_score(
+    backbone: str, device_map: str | dict, tmp_path: Path
+) -> None:
+    model = tiny_model(backbone)
+    model.save_pretrained(tmp_path / "model")
+    offloaded = CharmForAestheticScoring.from_pretrained(
+        tmp_path / "model", device_map=device_map, offload_folder=tmp_path / "offload"
+    ).eval()
+    inputs = tiny_processor(model)(some_photos())
+    for _ in range(2):
+        assert torch.allclose(scores_of(offloaded, inputs), scores_of(model, inputs), atol=1e-6)
+
+
+def test_presets_configure_the_head() -> None:
+    config = CharmConfig.for_dataset("ava", backbone_config=ViTConfig())
+    assert (config.num_labels, config.score_range, config.head) == (10, [1.0, 10.0], "distribution")
+    assert CharmConfig.for_dataset("koniq10k").score_range == [0.0, 100.0]
+    assert CharmConfig.for_dataset("koniq10k", score_range=(1, 5)).score_range == [1.0, 5.0]
+    assert CharmConfig().backbone_config.hidden_size == 384
