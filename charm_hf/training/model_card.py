@@ -10,6 +10,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from charm_hf.models.configuration_charm import CharmConfig
 
+
 METRIC_NAMES = {
     "plcc": "PLCC",
     "srcc": "SRCC",
@@ -54,8 +55,8 @@ pipeline("image-aesthetics", model="path/or/repository")("photo.jpg")
 
 ## Limits
 
-The taste is that of the raters of {dataset}. Photos unlike the training photos get a score as well, with nothing to warn
-you. Scores of models trained on other datasets are not comparable.
+The taste is that of the raters of {dataset}. Photos unlike the training photos get a score as well, with nothing to
+warn you. Scores of models trained on other datasets are not comparable.
 """
 
 
@@ -85,8 +86,8 @@ def draft_model_card(
     results = "Nothing was measured: the run had no validation part."
     if validation is not None:
         results = (
-            f"On the validation part, {validation['images']:,} photos, by which epoch {record['epoch']} was chosen; a test "
-            "part, measured with `examples/evaluate.py`, is the more honest number.\n\n| metric | value |\n|---|---|\n"
+            f"On the validation part, {validation['images']:,} photos, by which epoch {record['epoch']} was chosen. A "
+            "test part, measured with `examples/evaluate.py`, is the more honest number.\n\n| metric | value |\n|---|---|\n"
         ) + "\n".join(f"| {METRIC_NAMES[key]} | {value:.4f} |" for key, value in metrics.items())
     content = _TEMPLATE.format(
         metadata=data.to_yaml(),
