@@ -54,6 +54,7 @@ from charm_hf.training.evaluation import evaluate_predictions, predict
 from charm_hf.training.loading import EpochBatchSampler, TokenizedDataset, WaitClock, evaluation_batches, make_loader
 from charm_hf.training.losses import correlation_loss
 from charm_hf.training.mixout import add_mixout, state_dict_without_mixout
+from charm_hf.training.model_card import draft_model_card
 from charm_hf.training.parameter_groups import build_parameter_groups
 from charm_hf.training.run_folder import claim_output_dir, describe_run, publish_files
 from charm_hf.training.splits import hold_out_fold, load_clean_split, require_scale
@@ -236,7 +237,7 @@ def best_record(args: argparse.Namespace, history: list[dict[str, Any]]) -> dict
 
 def best_folder(args: argparse.Namespace, record: dict[str, Any]) -> Path:
     """Where the model of an epoch is kept while it is the best."""
-    return args.output_dir / f"best-epoch-{record['epoch']:04d}"
+    return args.output_dir / f"checkpoint-best-epoch-{record['epoch']:04d}"
 
 
 def is_over(args: argparse.Namespace, history: list[dict[str, Any]]) -> bool:
@@ -252,6 +253,19 @@ def save_model(folder: Path, parts: TrainingParts, processor: Any) -> None:
     with written_whole(folder) as temporary:
         model.save_pretrained(temporary, state_dict=state_dict_without_mixout(model.state_dict()))
         processor.save_pretrained(temporary)
+
+
+def finish(args: argparse.Namespace, run: dict[str, Any], parts: TrainingParts, best: dict[str, Any]) -> None:
+    """Leave the best checkpoint at the top of the run's folder, with a card, and push it if that is wanted."""
+    publish_files(best_folder(args, best), args.output_dir)
+    name = args.hub_model_id or args.output_dir.resolve().name
+    card = draft_model_card(name, parts.model.config, run, best, args.model_name_or_path)
+    card.save(args.output_dir / "README.md")
+    logger.info("%s holds the checkpoint of epoch %d", args.output_dir, best["epoch"])
+    if args.push_to_hub:
+        from charm_hf.hub import push_checkpoint
+
+        push_checkpoint(args.output_dir, args.hub_model_id)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -338,13 +352,11 @@ def main(argv: list[str] | None = None) -> None:
             plot_curves(progress.history, args.output_dir / "curves.png")
         save_checkpoint(args.output_dir, accelerator, parts, progress, args.save_total_limit)
         if accelerator.is_main_process:  # only now can no resumed run ask for an earlier one
-            for folder in set(args.output_dir.glob("best-epoch-*")) - {best_folder(args, best)}:
+            for folder in set(args.output_dir.glob("checkpoint-best-epoch-*")) - {best_folder(args, best)}:
                 shutil.rmtree(folder)
 
     if accelerator.is_main_process:
-        best = best_record(args, progress.history)
-        publish_files(best_folder(args, best), args.output_dir)
-        logger.info("%s holds the checkpoint of epoch %d", args.output_dir, best["epoch"])
+        finish(args, run, parts, best_record(args, progress.history))
     accelerator.end_training()
 
 

@@ -10,6 +10,7 @@ import torch
 from transformers import Dinov2Config, Dinov2WithRegistersConfig, PretrainedConfig, ViTConfig
 
 from charm_hf import CharmForAestheticScoring, CharmImageProcessor
+from dataset_builders import save_photo, write_csv
 
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -70,3 +71,18 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     model.save_pretrained(folder)
     tiny_processor(model).save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def photo_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 photos with votes from 1 to 5; 16 train, 8 validate."""
+    root = tmp_path_factory.mktemp("photo_table")
+    rows = []
+    for index in range(24):
+        level = (index * 7 % 24) / 24
+        save_photo(root / "images" / f"{index}.jpg", level, seed=index, size=(84, 56))
+        peak = round(4 * level)
+        votes = [10 if bin == peak else 3 if abs(bin - peak) == 1 else 0 for bin in range(5)]
+        rows.append([f"{index}.jpg", "ab"[index % 2], "train" if index % 3 else "validation", *votes])
+    write_csv(root / "ratings.csv", ["image", "kind", "split", "c1", "c2", "c3", "c4", "c5"], rows)
+    return root

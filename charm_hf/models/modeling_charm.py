@@ -131,7 +131,8 @@ class CharmPositionCache:
 
 def distribution_moments(probabilities: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation, each (B,), of (B, K) distributions over (K,) bin centres."""
-    mean = probabilities @ values
+    # A product and a sum, since under autocast a matrix product would round the scores to half precision.
+    mean = (probabilities * values).sum(-1)
     variance = (probabilities * (values - mean[:, None]).square()).sum(-1)
     return mean, variance.clamp(min=0).sqrt()
 

@@ -1,7 +1,7 @@
 """The state of a run on disk: written whole or not at all, as safetensors and JSON, so that nothing is unpickled.
 
 A checkpoint is a folder `checkpoint-<steps>`: `state.json` (progress, scheduler, hyperparameters of the optimizer),
-`model.safetensors`, `optimizer.safetensors`, `rng-<process>.safetensors`, and perhaps `ema.safetensors`, the average.
+`model.safetensors`, `optimizer.safetensors`, `rng-<process>.safetensors` and perhaps `ema.safetensors`, the average.
 It appears under its name only when every byte of it is on the disk.
 """
 
