@@ -1,0 +1,316 @@
+"""Model cards: what is known of the published checkpoints, and the templates that `push` and the converter fill.
+
+`python -m charm_hf.hub.cards FOLDER` writes the cards of the published checkpoints.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from ..models.configuration_charm import get_dataset_preset
+from .layout import ASSETS, CARD_NAME, CONFIG_NAME, DEFAULT_DATASET, RELEASED_FILES, RELEASED_REPOSITORY
+
+
+TEMPLATES = ASSETS / "model_cards"
+PAPER_NAME = "Behrad, Tuytelaars, Wagemans: Charm (CVPR 2025), arXiv 2504.02522"
+PAPER_URL = "https://arxiv.org/abs/2504.02522"
+# The Hub knows a fixed list of tasks, and image aesthetics is not one of them.
+PIPELINE_TAG = "image-classification"
+TAGS = ["image-aesthetics", "image-quality-assessment", "vision", "charm"]
+METRIC_NAMES = {"plcc": "PLCC", "srcc": "SRCC", "acc": "ACC", "mse": "MSE", "mae": "MAE", "emd": "EMD"}
+EVAL_RESULTS_NAME = "eval_results.json"
+LICENSE = "apache-2.0"
+
+
+_PAPER_CAVEAT = (
+    "These numbers are copied from the paper and were **not measured on this conversion**. They come from the released "
+    "evaluation, which drops the last incomplete batch of the test set and pads every photograph to a fixed length, "
+    "padding attended to; here padding is masked, so that a photograph has one score. The best epoch was chosen by "
+    "validation PLCC."
+)
+_POSITION_LIMIT = (
+    'The released training gave high-resolution tokens the positions of other tokens (`position_mode="reference"` in '
+    "the config keeps that) and did not train the scale embeddings; the conversion reproduces the model, faults included."
+)
+_COMMON_LIMITS = (
+    "The taste is that of the set's raters: of their culture, their time and the pictures they were shown. Photographs "
+    "unlike the training set get a score as well, with nothing to warn you.",
+    "Scores of different checkpoints are not comparable, not even on the normalized scale.",
+)
+
+
+@dataclass
+class CardContext:
+    """What a card needs beside the config.
+
+    Attributes:
+        repo_id: where the card will stand.
+        subfolder: of the checkpoint inside the repository; empty for the root.
+        results: metric name -> value, measured by whoever trained it.
+        conversion: how and from what a published checkpoint was converted.
+        license: SPDX name, lower case.
+    """
+
+    repo_id: str
+    subfolder: str = ""
+    results: Mapping[str, float] = field(default_factory=dict)
+    conversion: str = ""
+    license: str = LICENSE
+
+
+def render_card(config: Mapping[str, Any], context: CardContext, published: bool = False) -> ModelCard:
+    """Fill the card of one checkpoint.
+
+    Args:
+        config: the content of its `config.json`.
+        published: whether it is a conversion of the checkpoint that the authors published for its dataset.
+    """
+    dataset = config.get("dataset_name")
+    facts = PUBLISHED.get(dataset or "")
+    title = facts.title if facts else (dataset or "photographs")
+    base_model = _base_model(config) or (facts.base_model if facts and published else None)
+    name = "Charm" if config.get("model_type") == "charm" else str(config.get("model_type", "model")).upper()
+    summary = f"Scores how much people like a photograph. {name}, trained on {title}" + (
+        f", from `{base_model}`." if base_model else "."
+    )
+    if published and facts:
+        results, results_text = _published_results(dataset or "", base_model), _published_text(dataset or "", base_model)
+    else:
+        results, results_text = _own_results(context, dataset, title), _own_text(context.results)
+    return _fill(
+        "checkpoint.md",
+        _metadata(base_model, [dataset] if dataset else None, results, f"{name} {title}", context.license),
+        title=f"{name} · {title}",
+        summary=summary,
+        repo_id=context.repo_id,
+        subfolder=context.subfolder,
+        score_text=_score_text(config),
+        data_text=f"{facts.content} {facts.split}" if facts else "The repository's owner has not described it.",
+        results_text=results_text,
+        limits=[*([facts.bias] if facts else []), *([_POSITION_LIMIT] if published else []), *_COMMON_LIMITS],
+        conversion_text=context.conversion,
+    )
+
+
+def render_repository_card(
+    configs: Mapping[str, Mapping[str, Any]], default: str, repo_id: str, conversion: str
+) -> ModelCard:
+    """Fill the card of a repository that holds several published checkpoints, one `config.json` content each."""
+    rows, results, bases = [], [], set()
+    for dataset, config in configs.items():
+        base_model = _base_model(config) or PUBLISHED[dataset].base_model
+        bases.add(base_model)
+        results += _published_results(dataset, base_model)
+        title, score = PUBLISHED[dataset].title, "{:g}-{:g}".format(*config["score_range"])
+        rows.append({"subfolder": dataset, "title": title, "base_model": base_model, "score": score})
+    return _fill(
+        "repository.md",
+        _metadata(sorted(bases), list(configs), results, "Charm", LICENSE),
+        rows=rows,
+        default_title=PUBLISHED[default].title,
+        repo_id=repo_id,
+        results_text=_published_table(configs) + "\n\n" + _PAPER_CAVEAT,
+        conversion_text=conversion,
+    )
+
+
+def complete_card(card: ModelCard, defaults: ModelCardData) -> ModelCard:
+    """Add what a hand-written card's metadata lacks, and touch nothing that it has."""
+    held, known = card.data, defaults.to_dict()
+    lacking = {key: value for key, value in known.items() if key != "model-index" and not held.get(key)}
+    for key, value in lacking.items():
+        setattr(held, key, value)
+    if not held.get("eval_results") and defaults.eval_results:
+        held.eval_results, held.model_name = defaults.eval_results, defaults.model_name
+    return card
+
+
+def read_card(path: str | os.PathLike) -> ModelCard:
+    """Read a card from a file.
+
+    Raises:
+        ValueError: if its metadata cannot be parsed; the message names the file.
+    """
+    try:
+        return ModelCard(Path(path).read_text(encoding="utf-8"))
+    except Exception as error:
+        raise ValueError(f"The metadata block at the top of {path} is not valid: {error}") from error
+
+
+def read_results(folder: str | os.PathLike) -> dict[str, float]:
+    """Read the metrics of `eval_results.json` in a checkpoint folder, `eval_` prefixes dropped; empty without one."""
+    path = Path(folder) / EVAL_RESULTS_NAME
+    if not path.is_file():
+        return {}
+    held = {key.removeprefix("eval_"): value for key, value in json.loads(path.read_text(encoding="utf-8")).items()}
+    return {name: float(held[name]) for name in METRIC_NAMES if isinstance(held.get(name), int | float)}
+
+
+def read_config(folder: str | os.PathLike) -> dict[str, Any]:
+    """Read the `config.json` of a checkpoint folder."""
+    config: dict[str, Any] = json.loads((Path(folder) / CONFIG_NAME).read_text(encoding="utf-8"))
+    return config
+
+
+def write_published_cards(folder: str | os.PathLike) -> list[Path]:
+    """Write `charm-<dataset>.md`, one for each published checkpoint, as they read before a conversion was run."""
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    written = []
+    for dataset in RELEASED_FILES:
+        context = CardContext(RELEASED_REPOSITORY, dataset, conversion=conversion_text(dataset))
+        card = render_card(_released_config(dataset), context, published=True)
+        path = target / f"charm-{dataset}.md"
+        path.write_text(str(card), encoding="utf-8")
+        written.append(path)
+    return written
+
+
+def conversion_text(dataset: str, source: str | None = None) -> str:
+    """Tell how the conversion of a published checkpoint is checked.
+
+    Args:
+        source: what was converted, when it was: repository, commit and file hashes.
+    """
+    files = RELEASED_FILES[dataset]
+    origin = f"Converted from {source}." if source else f"Converted from `{files.weights}` and `{files.positions}`."
+    return (
+        f"{origin} The pickle is read as data: tensors and plain attributes are rebuilt, and no code in it is run.\n\n"
+        "The converter is tested on checkpoints pickled as the authors' training code pickles them, with small random "
+        "weights: the converted model gives what the published code predicts for the same photographs, unpadded, to "
+        "1e-4. The tests cannot reach the published weights themselves. Before a converted folder is pushed, its weights "
+        "are searched for numbers that are not finite, and a process without the package loads it, with no weight "
+        "missing, unexpected or misshapen, and scores a picture."
+    )
+
+
+def _released_config(dataset: str) -> dict[str, Any]:
+    preset = get_dataset_preset(dataset)
+    values = list(preset.score_values) if preset.score_values else None
+    return {
+        "model_type": "charm",
+        "dataset_name": dataset,
+        "score_range": list(preset.released_score_range or preset.score_range),
+        "score_values": values,
+        "num_attributes": 11 if dataset == "aadb" else 0,
+    }
+
+
+def _metadata(
+    base_model: str | list[str] | None, datasets: list[str] | None, results: list[EvalResult], name: str, license: str
+) -> ModelCardData:
+    return ModelCardData(
+        license=license,
+        library_name="transformers",
+        pipeline_tag=PIPELINE_TAG,
+        tags=TAGS,
+        base_model=base_model,
+        datasets=datasets,
+        metrics=sorted({result.metric_type for result in results}) or None,
+        model_name=name,
+        eval_results=results or None,
+    )
+
+
+def _fill(template: str, data: ModelCardData, **fields: Any) -> ModelCard:
+    return ModelCard.from_template(data, template_path=str(TEMPLATES / template), **fields)
+
+
+def _base_model(config: Mapping[str, Any]) -> str | None:
+    """Repository of the backbone, where the config remembers one (a local path is nobody else's business)."""
+    name = (config.get("backbone_config") or {}).get("_name_or_path") or ""
+    parts = name.split("/")
+    return name if len(parts) == 2 and all(parts) and not name.startswith((".", "~")) and "\\" not in name else None
+
+
+def _score_text(config: Mapping[str, Any]) -> str:
+    low, high = config["score_range"]
+    text = f"`score` lies between {low:g} and {high:g}; `normalized_score` is the same on 0 to 1."
+    values = config.get("score_values")
+    if values:
+        text += (
+            f" The model gives a distribution over {len(values)} ratings ({values[0]:g} to {values[-1]:g}), of which "
+            "`score` is the mean and `std` the standard deviation."
+        )
+    else:
+        text += " The model gives a single number: `std` and `distribution` are empty."
+    if config.get("num_attributes"):
+        text += f" Beside the score it rates {config['num_attributes']} attributes (`attributes` of the model's output)."
+    return text
+
+
+def _has_numbers(dataset: str, base_model: str | None) -> bool:
+    return base_model == PUBLISHED[dataset].numbers_base_model
+
+
+def _published_results(dataset: str, base_model: str | None) -> list[EvalResult]:
+    if not _has_numbers(dataset, base_model):
+        return []
+    facts = PUBLISHED[dataset]
+    return [_result(dataset, facts.title, name, value, PAPER_NAME, PAPER_URL) for name, value in facts.numbers.items()]
+
+
+def _published_text(dataset: str, base_model: str | None) -> str:
+    facts = PUBLISHED[dataset]
+    table = _table(facts.numbers)
+    if _has_numbers(dataset, base_model):
+        return f"As the paper reports them ([{PAPER_NAME}]({PAPER_URL})):\n\n{table}\n\n{_PAPER_CAVEAT}"
+    return (
+        f"No number is known for this checkpoint. The paper's table is for `{facts.numbers_base_model}`, and this one is "
+        f"built on `{base_model}`; there it says ([{PAPER_NAME}]({PAPER_URL})):\n\n{table}\n\n{_PAPER_CAVEAT}"
+    )
+
+
+def _published_table(datasets: Mapping[str, Any]) -> str:
+    lines = ["| dataset | PLCC | SRCC | ACC |", "|---|---|---|---|"]
+    for dataset in datasets:
+        facts = PUBLISHED[dataset]
+        numbers = " | ".join(f"{facts.numbers[name]:.3f}" for name in ("plcc", "srcc", "acc"))
+        lines.append(f"| {facts.title} | {numbers} |")
+    bases = ", ".join(f"`{base}`" for base in sorted({PUBLISHED[dataset].numbers_base_model for dataset in datasets}))
+    return f"As the paper reports them for {bases} ([{PAPER_NAME}]({PAPER_URL})):\n\n" + "\n".join(lines)
+
+
+def _own_results(context: CardContext, dataset: str | None, title: str) -> list[EvalResult]:
+    return [_result(dataset or "custom", title, name, value) for name, value in context.results.items()]
+
+
+def _own_text(results: Mapping[str, float]) -> str:
+    if not results:
+        return f"None are given. `examples/evaluate.py` measures them; push finds them in `{EVAL_RESULTS_NAME}`."
+    return f"As the repository's owner measured them (`{EVAL_RESULTS_NAME}`):\n\n{_table(results)}"
+
+
+def _table(numbers: Mapping[str, float]) -> str:
+    names = [METRIC_NAMES[name] for name in numbers]
+    values = [f"{value:.3f}" for value in numbers.values()]
+    return f"| {' | '.join(names)} |\n|{'---|' * len(names)}\n| {' | '.join(values)} |"
+
+
+def _result(
+    dataset: str, title: str, metric: str, value: float, source: str | None = None, url: str | None = None
+) -> EvalResult:
+    return EvalResult(
+        task_type=PIPELINE_TAG,
+        task_name="Image aesthetics",
+        dataset_type=dataset,
+        dataset_name=title,
+        dataset_split="test",
+        metric_type=metric,
+        metric_name=METRIC_NAMES[metric],
+        metric_value=value,
+        source_name=source,
+        source_url=url,
+    )
+
+
+if __name__ == "__main__":
+    write_published_cards(sys.argv[1])
