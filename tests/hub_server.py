@@ -29,6 +29,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
 
+
 LARGE_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".onnx")
 LARGE_BYTES = 10_000_000
 REPO = r"(?P<repo>[^/]+/[^/]+)"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,34 +16,35 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from ..models.configuration_charm import get_dataset_preset
-from .layout import ASSETS, CARD_NAME, CONFIG_NAME, DEFAULT_DATASET, RELEASED_FILES, RELEASED_REPOSITORY
+from ..models.configuration_charm import AADB_ATTRIBUTES, get_dataset_preset
+from .layout import ASSETS, CONFIG_NAME
+from .released import PAPER_BASE_MODEL, PAPER_NAME, PAPER_URL, RELEASED, RELEASED_REPOSITORY
 
 
 TEMPLATES = ASSETS / "model_cards"
-PAPER_NAME = "Behrad, Tuytelaars, Wagemans: Charm (CVPR 2025), arXiv 2504.02522"
-PAPER_URL = "https://arxiv.org/abs/2504.02522"
 # The Hub knows a fixed list of tasks, and image aesthetics is not one of them.
 PIPELINE_TAG = "image-classification"
 TAGS = ["image-aesthetics", "image-quality-assessment", "vision", "charm"]
 METRIC_NAMES = {"plcc": "PLCC", "srcc": "SRCC", "acc": "ACC", "mse": "MSE", "mae": "MAE", "emd": "EMD"}
 EVAL_RESULTS_NAME = "eval_results.json"
 LICENSE = "apache-2.0"
+# The pickles do not say which backbone they grew from; among DINOv2 models the width tells.
+_DINOV2_OF_WIDTH = {384: "facebook/dinov2-small", 768: "facebook/dinov2-base", 1024: "facebook/dinov2-large"}
 
 
 _PAPER_CAVEAT = (
-    "These numbers are copied from the paper and were **not measured on this conversion**. They come from the released "
-    "evaluation, which drops the last incomplete batch of the test set and pads every photograph to a fixed length, "
-    "padding attended to; here padding is masked, so that a photograph has one score. The best epoch was chosen by "
-    "validation PLCC."
+    "These numbers are copied from the paper and were **not measured on this conversion**. The released evaluation drops "
+    "the last incomplete batch of the test set and pads every photograph to a fixed length, padding attended to; here "
+    "padding is masked, so that a photograph has one score. The best epoch was chosen by validation PLCC."
 )
 _POSITION_LIMIT = (
-    'The released training gave high-resolution tokens the positions of other tokens (`position_mode="reference"` in '
-    "the config keeps that) and did not train the scale embeddings; the conversion reproduces the model, faults included."
+    "The released training gave high-resolution tokens the positions of other tokens "
+    '(`position_mode="reference"` in the config keeps that) and did not train the scale embeddings; the conversion '
+    "reproduces the model, faults included."
 )
 _COMMON_LIMITS = (
-    "The taste is that of the set's raters: of their culture, their time and the pictures they were shown. Photographs "
-    "unlike the training set get a score as well, with nothing to warn you.",
+    "The taste is that of the set's raters: of their culture, their time and the pictures they were shown. "
+    "Photographs unlike the training set get a score as well, with nothing to warn you.",
     "Scores of different checkpoints are not comparable, not even on the normalized scale.",
 )
 
@@ -71,25 +73,24 @@ def render_card(config: Mapping[str, Any], context: CardContext, published: bool
 
     Args:
         config: the content of its `config.json`.
+        context: what else the card says.
         published: whether it is a conversion of the checkpoint that the authors published for its dataset.
     """
-    dataset = config.get("dataset_name")
-    facts = PUBLISHED.get(dataset or "")
+    dataset = config.get("dataset_name") or ""
+    facts = RELEASED.get(dataset)
     title = facts.title if facts else (dataset or "photographs")
-    base_model = _base_model(config) or (facts.base_model if facts and published else None)
-    name = "Charm" if config.get("model_type") == "charm" else str(config.get("model_type", "model")).upper()
-    summary = f"Scores how much people like a photograph. {name}, trained on {title}" + (
-        f", from `{base_model}`." if base_model else "."
-    )
-    if published and facts:
-        results, results_text = _published_results(dataset or "", base_model), _published_text(dataset or "", base_model)
+    base_model = find_base_model(config, published)
+    if published:
+        results, results_text = _published_results(dataset, base_model), _published_text(dataset, base_model)
     else:
-        results, results_text = _own_results(context, dataset, title), _own_text(context.results)
+        results, results_text = _own_results(context.results, dataset, title), _own_text(context.results)
+    name = {"charm": "Charm", "mmlq": "MMLQ"}.get(config.get("model_type", ""), "Model")
     return _fill(
         "checkpoint.md",
         _metadata(base_model, [dataset] if dataset else None, results, f"{name} {title}", context.license),
         title=f"{name} · {title}",
-        summary=summary,
+        summary=f"Scores how much people like a picture. {name}, trained on {title}"
+        + (f", from `{base_model}`." if base_model else "."),
         repo_id=context.repo_id,
         subfolder=context.subfolder,
         score_text=_score_text(config),
@@ -103,21 +104,32 @@ def render_card(config: Mapping[str, Any], context: CardContext, published: bool
 def render_repository_card(
     configs: Mapping[str, Mapping[str, Any]], default: str, repo_id: str, conversion: str
 ) -> ModelCard:
-    """Fill the card of a repository that holds several published checkpoints, one `config.json` content each."""
-    rows, results, bases = [], [], set()
-    for dataset, config in configs.items():
-        base_model = _base_model(config) or PUBLISHED[dataset].base_model
-        bases.add(base_model)
-        results += _published_results(dataset, base_model)
-        title, score = PUBLISHED[dataset].title, "{:g}-{:g}".format(*config["score_range"])
-        rows.append({"subfolder": dataset, "title": title, "base_model": base_model, "score": score})
+    """Fill the card of a repository that holds several published checkpoints.
+
+    Args:
+        configs: dataset, which is also the subfolder -> content of its `config.json`.
+        default: which of them stands at the root.
+        repo_id: where the card will stand.
+        conversion: what was converted.
+    """
+    bases = {dataset: find_base_model(config, published=True) for dataset, config in configs.items()}
+    rows = [
+        {
+            "subfolder": dataset,
+            "title": RELEASED[dataset].title,
+            "base_model": bases[dataset] or "unknown",
+            "score": "{:g}-{:g}".format(*config["score_range"]),
+        }
+        for dataset, config in configs.items()
+    ]
+    results = [result for dataset, base in bases.items() for result in _published_results(dataset, base)]
     return _fill(
         "repository.md",
-        _metadata(sorted(bases), list(configs), results, "Charm", LICENSE),
+        _metadata(sorted(filter(None, set(bases.values()))) or None, list(configs), results, "Charm", LICENSE),
         rows=rows,
-        default_title=PUBLISHED[default].title,
+        default_title=RELEASED[default].title,
         repo_id=repo_id,
-        results_text=_published_table(configs) + "\n\n" + _PAPER_CAVEAT,
+        results_text=_published_table(list(configs)) + "\n\n" + _PAPER_CAVEAT,
         conversion_text=conversion,
     )
 
@@ -165,7 +177,7 @@ def write_published_cards(folder: str | os.PathLike) -> list[Path]:
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     written = []
-    for dataset in RELEASED_FILES:
+    for dataset in RELEASED:
         context = CardContext(RELEASED_REPOSITORY, dataset, conversion=conversion_text(dataset))
         card = render_card(_released_config(dataset), context, published=True)
         path = target / f"charm-{dataset}.md"
@@ -178,29 +190,30 @@ def conversion_text(dataset: str, source: str | None = None) -> str:
     """Tell how the conversion of a published checkpoint is checked.
 
     Args:
+        dataset: what the checkpoint was trained on.
         source: what was converted, when it was: repository, commit and file hashes.
     """
-    files = RELEASED_FILES[dataset]
-    origin = f"Converted from {source}." if source else f"Converted from `{files.weights}` and `{files.positions}`."
+    source = source or f"`{RELEASED[dataset].weights}` and `{RELEASED[dataset].positions}`"
     return (
-        f"{origin} The pickle is read as data: tensors and plain attributes are rebuilt, and no code in it is run.\n\n"
-        "The converter is tested on checkpoints pickled as the authors' training code pickles them, with small random "
-        "weights: the converted model gives what the published code predicts for the same photographs, unpadded, to "
-        "1e-4. The tests cannot reach the published weights themselves. Before a converted folder is pushed, its weights "
-        "are searched for numbers that are not finite, and a process without the package loads it, with no weight "
-        "missing, unexpected or misshapen, and scores a picture."
+        f"Converted from {source}. The pickle is read as data: tensors and plain attributes are rebuilt, and no code in "
+        "it is run.\n\nThe converter is tested on checkpoints pickled as the authors' training code pickles them, with "
+        "small random weights: the converted model gives what the published code predicts for the same photographs, "
+        "unpadded, to 1e-4. The tests cannot reach the published weights themselves. Before a converted folder is "
+        "pushed, its weights are searched for numbers that are not finite, and a process without the package loads it, "
+        "with no weight missing, unexpected or misshapen, and scores a picture."
     )
 
 
 def _released_config(dataset: str) -> dict[str, Any]:
+    """The part of a converted checkpoint's config that its card shows."""
     preset = get_dataset_preset(dataset)
-    values = list(preset.score_values) if preset.score_values else None
     return {
         "model_type": "charm",
         "dataset_name": dataset,
-        "score_range": list(preset.released_score_range or preset.score_range),
-        "score_values": values,
-        "num_attributes": 11 if dataset == "aadb" else 0,
+        "score_range": preset.released_score_range or preset.score_range,
+        "score_values": preset.score_values,
+        "num_attributes": len(AADB_ATTRIBUTES) if dataset == "aadb" else 0,
+        "backbone_config": {"_name_or_path": RELEASED[dataset].base_model},
     }
 
 
@@ -215,7 +228,7 @@ def _metadata(
         base_model=base_model,
         datasets=datasets,
         metrics=sorted({result.metric_type for result in results}) or None,
-        model_name=name,
+        model_name=name if results else None,
         eval_results=results or None,
     )
 
@@ -224,11 +237,16 @@ def _fill(template: str, data: ModelCardData, **fields: Any) -> ModelCard:
     return ModelCard.from_template(data, template_path=str(TEMPLATES / template), **fields)
 
 
-def _base_model(config: Mapping[str, Any]) -> str | None:
-    """Repository of the backbone, where the config remembers one (a local path is nobody else's business)."""
-    name = (config.get("backbone_config") or {}).get("_name_or_path") or ""
-    parts = name.split("/")
-    return name if len(parts) == 2 and all(parts) and not name.startswith((".", "~")) and "\\" not in name else None
+def find_base_model(config: Mapping[str, Any], published: bool = False) -> str | None:
+    """Repository of the backbone, where the config names one; that of a published checkpoint is told by its width.
+
+    A local path is not given: it means nothing elsewhere, and is nobody else's business.
+    """
+    backbone = config.get("backbone_config") or {}
+    name = backbone.get("_name_or_path") or ""
+    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) and not Path(name).exists():
+        return name
+    return _DINOV2_OF_WIDTH.get(backbone.get("hidden_size", 0)) if published else None
 
 
 def _score_text(config: Mapping[str, Any]) -> str:
@@ -243,49 +261,42 @@ def _score_text(config: Mapping[str, Any]) -> str:
     else:
         text += " The model gives a single number: `std` and `distribution` are empty."
     if config.get("num_attributes"):
-        text += f" Beside the score it rates {config['num_attributes']} attributes (`attributes` of the model's output)."
+        text += f" Beside the score it rates {config['num_attributes']} attributes (`attributes` of the result)."
     return text
 
 
-def _has_numbers(dataset: str, base_model: str | None) -> bool:
-    return base_model == PUBLISHED[dataset].numbers_base_model
-
-
 def _published_results(dataset: str, base_model: str | None) -> list[EvalResult]:
-    if not _has_numbers(dataset, base_model):
+    if base_model != PAPER_BASE_MODEL:
         return []
-    facts = PUBLISHED[dataset]
+    facts = RELEASED[dataset]
     return [_result(dataset, facts.title, name, value, PAPER_NAME, PAPER_URL) for name, value in facts.numbers.items()]
 
 
 def _published_text(dataset: str, base_model: str | None) -> str:
-    facts = PUBLISHED[dataset]
-    table = _table(facts.numbers)
-    if _has_numbers(dataset, base_model):
-        return f"As the paper reports them ([{PAPER_NAME}]({PAPER_URL})):\n\n{table}\n\n{_PAPER_CAVEAT}"
+    table = f"([{PAPER_NAME}]({PAPER_URL})):\n\n{_table(RELEASED[dataset].numbers)}\n\n{_PAPER_CAVEAT}"
+    if base_model == PAPER_BASE_MODEL:
+        return f"As the paper reports them {table}"
     return (
-        f"No number is known for this checkpoint. The paper's table is for `{facts.numbers_base_model}`, and this one is "
-        f"built on `{base_model}`; there it says ([{PAPER_NAME}]({PAPER_URL})):\n\n{table}\n\n{_PAPER_CAVEAT}"
+        f"No number is known for this checkpoint: it is built on {f'`{base_model}`' if base_model else 'another model'}, "
+        f"and the paper's table is for `{PAPER_BASE_MODEL}`. That says {table}"
     )
 
 
-def _published_table(datasets: Mapping[str, Any]) -> str:
+def _published_table(datasets: list[str]) -> str:
     lines = ["| dataset | PLCC | SRCC | ACC |", "|---|---|---|---|"]
-    for dataset in datasets:
-        facts = PUBLISHED[dataset]
-        numbers = " | ".join(f"{facts.numbers[name]:.3f}" for name in ("plcc", "srcc", "acc"))
-        lines.append(f"| {facts.title} | {numbers} |")
-    bases = ", ".join(f"`{base}`" for base in sorted({PUBLISHED[dataset].numbers_base_model for dataset in datasets}))
-    return f"As the paper reports them for {bases} ([{PAPER_NAME}]({PAPER_URL})):\n\n" + "\n".join(lines)
+    for facts in (RELEASED[dataset] for dataset in datasets):
+        lines.append(f"| {facts.title} | " + " | ".join(f"{value:.3f}" for value in facts.numbers.values()) + " |")
+    source = f"([{PAPER_NAME}]({PAPER_URL}))"
+    return f"The paper's table, which is for `{PAPER_BASE_MODEL}` {source}:\n\n" + "\n".join(lines)
 
 
-def _own_results(context: CardContext, dataset: str | None, title: str) -> list[EvalResult]:
-    return [_result(dataset or "custom", title, name, value) for name, value in context.results.items()]
+def _own_results(results: Mapping[str, float], dataset: str, title: str) -> list[EvalResult]:
+    return [_result(dataset or "custom", title, name, value) for name, value in results.items()]
 
 
 def _own_text(results: Mapping[str, float]) -> str:
     if not results:
-        return f"None are given. `examples/evaluate.py` measures them; push finds them in `{EVAL_RESULTS_NAME}`."
+        return f"None are given. `charm-hf push` takes them from an `{EVAL_RESULTS_NAME}` beside the weights."
     return f"As the repository's owner measured them (`{EVAL_RESULTS_NAME}`):\n\n{_table(results)}"
 
 

@@ -1,4 +1,4 @@
-"""Is a checkpoint fit to be published? Its weights are finite, and a stranger's process loads it and scores a photo."""
+"""Is a checkpoint fit to be published: finite weights, which a stranger's process loads to score a photo?"""
 
 from __future__ import annotations
 
