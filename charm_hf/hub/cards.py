@@ -33,9 +33,9 @@ _DINOV2_OF_WIDTH = {384: "facebook/dinov2-small", 768: "facebook/dinov2-base", 1
 
 
 _PAPER_CAVEAT = (
-    "These numbers are copied from the paper and were **not measured on this conversion**. The released evaluation drops "
-    "the last incomplete batch of the test set and pads every photograph to a fixed length, padding attended to; here "
-    "padding is masked, so that a photograph has one score. The best epoch was chosen by validation PLCC."
+    "These numbers are copied from the paper and were **not measured on this conversion**. The released evaluation "
+    "drops the last incomplete batch of the test set and pads every photograph to a fixed length, padding attended "
+    "to; here padding is masked, so that a photograph has one score. The best epoch was chosen by validation PLCC."
 )
 _POSITION_LIMIT = (
     "The released training gave high-resolution tokens the positions of other tokens "
@@ -134,14 +134,15 @@ def render_repository_card(
     )
 
 
-def complete_card(card: ModelCard, defaults: ModelCardData) -> ModelCard:
-    """Add what a hand-written card's metadata lacks, and touch nothing that it has."""
-    held, known = card.data, defaults.to_dict()
-    lacking = {key: value for key, value in known.items() if key != "model-index" and not held.get(key)}
-    for key, value in lacking.items():
-        setattr(held, key, value)
-    if not held.get("eval_results") and defaults.eval_results:
-        held.eval_results, held.model_name = defaults.eval_results, defaults.model_name
+def complete_card(card: ModelCard, rendered: ModelCard) -> ModelCard:
+    """Add to a hand-written card the metadata of a rendered one that it lacks, and touch nothing that it has."""
+    held, defaults = card.data, rendered.data
+    known = defaults.to_dict()
+    for key, value in known.items():
+        if key != "model-index" and not held.get(key):
+            held[key] = value
+    if defaults.get("eval_results") and not held.get("eval_results"):
+        held["eval_results"], held["model_name"] = defaults["eval_results"], defaults["model_name"]
     return card
 
 
@@ -195,12 +196,12 @@ def conversion_text(dataset: str, source: str | None = None) -> str:
     """
     source = source or f"`{RELEASED[dataset].weights}` and `{RELEASED[dataset].positions}`"
     return (
-        f"Converted from {source}. The pickle is read as data: tensors and plain attributes are rebuilt, and no code in "
-        "it is run.\n\nThe converter is tested on checkpoints pickled as the authors' training code pickles them, with "
-        "small random weights: the converted model gives what the published code predicts for the same photographs, "
-        "unpadded, to 1e-4. The tests cannot reach the published weights themselves. Before a converted folder is "
-        "pushed, its weights are searched for numbers that are not finite, and a process without the package loads it, "
-        "with no weight missing, unexpected or misshapen, and scores a picture."
+        f"Converted from {source}. The pickle is read as data: tensors and plain attributes are rebuilt, and no code "
+        "in it is run.\n\nThe converter is tested on checkpoints pickled as the authors' training code pickles them, "
+        "with small random weights: the converted model gives what the published code predicts for the same "
+        "photographs, unpadded, to 1e-4. The tests cannot reach the published weights themselves. Before a converted "
+        "folder is pushed, its weights are searched for numbers that are not finite, and a process without the "
+        "package loads it, with no weight missing, unexpected or misshapen, and scores a picture."
     )
 
 
@@ -276,9 +277,10 @@ def _published_text(dataset: str, base_model: str | None) -> str:
     table = f"([{PAPER_NAME}]({PAPER_URL})):\n\n{_table(RELEASED[dataset].numbers)}\n\n{_PAPER_CAVEAT}"
     if base_model == PAPER_BASE_MODEL:
         return f"As the paper reports them {table}"
+    built_on = f"`{base_model}`" if base_model else "another model"
     return (
-        f"No number is known for this checkpoint: it is built on {f'`{base_model}`' if base_model else 'another model'}, "
-        f"and the paper's table is for `{PAPER_BASE_MODEL}`. That says {table}"
+        f"No number is known for this checkpoint: it is built on {built_on}, and the paper's table is for "
+        f"`{PAPER_BASE_MODEL}`. That says {table}"
     )
 
 

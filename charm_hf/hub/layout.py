@@ -79,11 +79,16 @@ def list_published_files(folder: str | os.PathLike) -> tuple[list[str], list[str
     leave: list[str] = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = path.relative_to(folder)
-        known = name.suffix.lower() in _PUBLISHED_SUFFIXES or name.name in _PUBLISHED_NAMES
         place = name.parent.as_posix()
-        published = known and (place == ROOT or place in checkpoints) and not name.name.startswith(".")
+        published = is_published(name.name) and (place == ROOT or place in checkpoints)
         (push if published else leave).append(name.as_posix())
     return push, leave
+
+
+def is_published(name: str) -> bool:
+    """Whether a file of that name belongs to a published checkpoint: no pickles, no logs, nothing hidden."""
+    known = Path(name).suffix.lower() in _PUBLISHED_SUFFIXES or name in _PUBLISHED_NAMES
+    return known and not name.startswith(".")
 
 
 def assemble_repository(

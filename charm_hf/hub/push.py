@@ -41,10 +41,10 @@ def push_checkpoint(
 ) -> CommitInfo:
     """Publish a folder of checkpoints, laid out as in `charm_hf.hub.layout`, on the Hub.
 
-    The folder is first loaded in a clean process, which scores one photo (`verify_checkpoints`). Weights the Hub already
-    holds are not sent again; the rest goes up first and becomes visible by one commit at the end, so that a push that
-    fails leaves the remote's files as they were. Remote files that the folder lacks stay. A missing `README.md` is
-    written from a template, a given one is completed with the metadata that it lacks.
+    The folder is first loaded in a clean process, which scores one photo (`verify_checkpoints`). Weights that the Hub
+    already holds are not sent again; the rest goes up first and becomes visible by one commit at the end, so that a
+    push that fails leaves the remote's files as they were. Remote files that the folder lacks stay. A missing
+    `README.md` is written from a template, a given one is completed with the metadata that it lacks.
 
     Args:
         folder: holds `config.json` and safetensors, at its root or in subfolders.
@@ -99,8 +99,8 @@ def _prepare_repository(api: HfApi, repo_id: str, private: bool, tag: str | None
     repo_id = api.create_repo(repo_id, private=private or None, exist_ok=True).repo_id
     if private and not api.repo_info(repo_id).private:
         raise PushError(
-            f"{repo_id} already exists and is public, but --private was asked for. Nothing was sent. Make it private in "
-            "its settings on the Hub first, or leave the option out."
+            f"{repo_id} already exists and is public, but --private was asked for. Nothing was sent. Make it private "
+            "in its settings on the Hub first, or leave the option out."
         )
     if tag and tag in {ref.name for ref in api.list_repo_refs(repo_id).tags}:
         raise PushError(f"{repo_id} already has a tag {tag!r}. Nothing was sent. Choose another name.")
@@ -149,12 +149,12 @@ def _card(api: HfApi, folder: Path, repo_id: str, branch: str, license: str) -> 
     context = CardContext(repo_id, subfolder=subfolder, results=read_results(where), license=license)
     rendered = render_card(read_config(where), context)
     if (folder / CARD_NAME).is_file():
-        return complete_card(read_card(folder / CARD_NAME), rendered.data)
+        return complete_card(read_card(folder / CARD_NAME), rendered)
     try:
         remote = api.hf_hub_download(repo_id, CARD_NAME, revision=branch)
     except RemoteEntryNotFoundError:
         return rendered
-    return complete_card(read_card(remote), rendered.data)
+    return complete_card(read_card(remote), rendered)
 
 
 def _send_distinct(
@@ -164,19 +164,15 @@ def _send_distinct(
     by_size = defaultdict(list)
     for operation in operations:
         by_size[operation.upload_info.size].append(operation)
-    distinct = {}
+    distinct: dict[bytes | int, CommitOperationAdd] = {}
     for size, alike in by_size.items():
         for operation in alike:
             key = operation.upload_info.sha256 if len(alike) > 1 else size
             distinct.setdefault(key, operation)
-    api.preupload_lfs_files(
-        repo_id, list(distinct.values()), revision=branch, create_pr=create_pr, free_memory=False
-    )
+    api.preupload_lfs_files(repo_id, list(distinct.values()), revision=branch, create_pr=create_pr, free_memory=False)
 
 
-def _command(
-    folder: Path, repo_id: str, private: bool, revision: str | None, create_pr: bool, tag: str | None
-) -> str:
+def _command(folder: Path, repo_id: str, private: bool, revision: str | None, create_pr: bool, tag: str | None) -> str:
     words = ["charm-hf", "push", str(folder), repo_id]
     words += ["--private"] * private + ["--create-pr"] * create_pr
     words += ["--revision", revision] if revision else []

@@ -1,6 +1,6 @@
-"""The checkpoints that the authors of Charm published: file names, what they were trained on, what the paper reports.
+"""The checkpoints that the authors of Charm published: file names, training data, what the paper reports.
 
-Ranges, bins and sequence lengths of the datasets stand in `DATASET_PRESETS`; here is what only cards and downloads need.
+Ranges, bins and sequence lengths of the datasets stand in `DATASET_PRESETS`; here is what cards and downloads need.
 """
 
 from __future__ import annotations
@@ -61,17 +61,17 @@ RELEASED = {
         content="255,530 entries of the photo contests of dpchallenge.com, each with the histogram of the votes, 1 to "
         "10, that the site's members gave.",
         split="The official test list names 20,000 photographs, of which 19,930 can be read; the others are for "
-        "training, and there is no official validation part. Numbers published elsewhere for AVA often come from other "
-        "splits.",
-        bias="Contest entries follow a theme, and members voted on how an entry met it; most means lie near the middle "
-        "of the scale.",
+        "training, and there is no official validation part. Numbers published elsewhere for AVA often come from "
+        "other splits.",
+        bias="Contest entries follow a theme, and members voted on how an entry met it; most means lie near the "
+        "middle of the scale.",
         numbers={"plcc": 0.779, "srcc": 0.777, "acc": 0.826},
     ),
     "baid": ReleasedCheckpoint(
         weights="baid_charm.pth",
         title="BAID",
-        content="About 60,000 works of art (paintings and other media, not photographs), with a score derived from the "
-        "votes of an online community.",
+        content="About 60,000 works of art (paintings and other media, not photographs), with a score derived from "
+        "the votes of an online community.",
         split="The set has an official split: 50,737 works to train, 3,200 to validate, 6,400 to test.",
         bias="It knows works of art; what it says of photographs has not been tested.",
         numbers={"plcc": 0.439, "srcc": 0.368, "acc": 0.763},
@@ -89,11 +89,12 @@ RELEASED = {
     "para": ReleasedCheckpoint(
         weights="para_charm.pth",
         title="PARA",
-        content="About 31,000 photographs, each with the distribution of its raters' scores from 1 to 5 in steps of one "
-        "half.",
+        content="About 31,000 photographs, each with the distribution of its raters' scores from 1 to 5 in steps of "
+        "one half.",
         split="The set has an official split of about 28,220 photographs to train and 3,000 to test, and no official "
         "validation part.",
-        bias="The score is the average person's; the set was made to study how people differ, which this model ignores.",
+        bias="The score is the average person's; the set was made to study how people differ, which this model "
+        "ignores.",
         numbers={"plcc": 0.938, "srcc": 0.905, "acc": 0.892},
     ),
     "spaq": ReleasedCheckpoint(

@@ -1,4 +1,4 @@
-"""Is a checkpoint fit to be published: finite weights, which a stranger's process loads to score a photo?"""
+"""Decide whether a checkpoint is fit to be published: finite weights, which a stranger's process can score with."""
 
 from __future__ import annotations
 
