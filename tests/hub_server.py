@@ -130,6 +130,7 @@ class HubServer:
         self.requests: list[tuple[str, str]] = []
         self.received: list[str] = []  # sha256 of each large file that was sent over LFS, repeats included
         self.cdn_saw_a_token = False
+        self.mode = "xet"  # the client's, for tests to branch on; the server speaks both
         self.down = False
         self.lock = threading.RLock()
         self._faults: list[Fault] = []

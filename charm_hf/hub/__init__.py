@@ -5,13 +5,10 @@ from .conversion import convert_from_hub
 from .layout import assemble_repository, embedded_model_path, find_checkpoints
 from .pull import pull_checkpoint, resolve_checkpoint, split_revision
 from .push import PushError, push_checkpoint
-from .released import DEFAULT_DATASET, RELEASED_REPOSITORY
 from .verify import CheckpointError, verify_checkpoints
 
 
 __all__ = [
-    "DEFAULT_DATASET",
-    "RELEASED_REPOSITORY",
     "CardContext",
     "CheckpointError",
     "PushError",

@@ -1,14 +1,9 @@
-"""Model cards: what is known of the published checkpoints, and the templates that `push` and the converter fill.
-
-`python -m charm_hf.hub.cards FOLDER` writes the cards of the published checkpoints.
-"""
+"""Model cards: the templates that `push` and the converter fill, and what goes into them."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,18 +11,16 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from .._registration import DEFAULT_REPOSITORY
 from ..models.configuration_charm import AADB_ATTRIBUTES, get_dataset_preset
+from ..models.model_card_charm import LICENSE, PIPELINE_TAG, card_metadata, find_base_model
 from .layout import ASSETS, CONFIG_NAME
-from .released import PAPER_BASE_MODEL, PAPER_NAME, PAPER_URL, RELEASED, RELEASED_REPOSITORY
+from .released import PAPER_BASE_MODEL, PAPER_NAME, PAPER_URL, RELEASED
 
 
 TEMPLATES = ASSETS / "model_cards"
-# The Hub knows a fixed list of tasks, and image aesthetics is not one of them.
-PIPELINE_TAG = "image-classification"
-TAGS = ["image-aesthetics", "image-quality-assessment", "vision", "charm"]
 METRIC_NAMES = {"plcc": "PLCC", "srcc": "SRCC", "acc": "ACC", "mse": "MSE", "mae": "MAE", "emd": "EMD"}
 EVAL_RESULTS_NAME = "eval_results.json"
-LICENSE = "apache-2.0"
 # The pickles do not say which backbone they grew from; among DINOv2 models the width tells.
 _DINOV2_OF_WIDTH = {384: "facebook/dinov2-small", 768: "facebook/dinov2-base", 1024: "facebook/dinov2-large"}
 
@@ -79,7 +72,7 @@ def render_card(config: Mapping[str, Any], context: CardContext, published: bool
     dataset = config.get("dataset_name") or ""
     facts = RELEASED.get(dataset)
     title = facts.title if facts else (dataset or "photographs")
-    base_model = find_base_model(config, published)
+    base_model = _base_model(config, published)
     if published:
         results, results_text = _published_results(dataset, base_model), _published_text(dataset, base_model)
     else:
@@ -87,7 +80,7 @@ def render_card(config: Mapping[str, Any], context: CardContext, published: bool
     name = {"charm": "Charm", "mmlq": "MMLQ"}.get(config.get("model_type", ""), "Model")
     return _fill(
         "checkpoint.md",
-        _metadata(base_model, [dataset] if dataset else None, results, f"{name} {title}", context.license),
+        _metadata({**card_metadata(config, context.license), "base_model": base_model}, results, f"{name} {title}"),
         title=f"{name} · {title}",
         summary=f"Scores how much people like a picture. {name}, trained on {title}"
         + (f", from `{base_model}`." if base_model else "."),
@@ -112,7 +105,7 @@ def render_repository_card(
         repo_id: where the card will stand.
         conversion: what was converted.
     """
-    bases = {dataset: find_base_model(config, published=True) for dataset, config in configs.items()}
+    bases = {dataset: _base_model(config, published=True) for dataset, config in configs.items()}
     rows = [
         {
             "subfolder": dataset,
@@ -125,25 +118,21 @@ def render_repository_card(
     results = [result for dataset, base in bases.items() for result in _published_results(dataset, base)]
     return _fill(
         "repository.md",
-        _metadata(sorted(filter(None, set(bases.values()))) or None, list(configs), results, "Charm", LICENSE),
+        _metadata(
+            {
+                **card_metadata({}),
+                "base_model": sorted(filter(None, set(bases.values()))) or None,
+                "datasets": list(configs),
+            },
+            results,
+            "Charm",
+        ),
         rows=rows,
         default_title=RELEASED[default].title,
         repo_id=repo_id,
         results_text=_published_table(list(configs)) + "\n\n" + _PAPER_CAVEAT,
         conversion_text=conversion,
     )
-
-
-def complete_card(card: ModelCard, rendered: ModelCard) -> ModelCard:
-    """Add to a hand-written card the metadata of a rendered one that it lacks, and touch nothing that it has."""
-    held, defaults = card.data, rendered.data
-    known = defaults.to_dict()
-    for key, value in known.items():
-        if key != "model-index" and not held.get(key):
-            held[key] = value
-    if defaults.get("eval_results") and not held.get("eval_results"):
-        held["eval_results"], held["model_name"] = defaults["eval_results"], defaults["model_name"]
-    return card
 
 
 def read_card(path: str | os.PathLike) -> ModelCard:
@@ -179,7 +168,7 @@ def write_published_cards(folder: str | os.PathLike) -> list[Path]:
     target.mkdir(parents=True, exist_ok=True)
     written = []
     for dataset in RELEASED:
-        context = CardContext(RELEASED_REPOSITORY, dataset, conversion=conversion_text(dataset))
+        context = CardContext(DEFAULT_REPOSITORY, dataset, conversion=conversion_text(dataset))
         card = render_card(_released_config(dataset), context, published=True)
         path = target / f"charm-{dataset}.md"
         path.write_text(str(card), encoding="utf-8")
@@ -218,36 +207,22 @@ def _released_config(dataset: str) -> dict[str, Any]:
     }
 
 
-def _metadata(
-    base_model: str | list[str] | None, datasets: list[str] | None, results: list[EvalResult], name: str, license: str
-) -> ModelCardData:
-    return ModelCardData(
-        license=license,
-        library_name="transformers",
-        pipeline_tag=PIPELINE_TAG,
-        tags=TAGS,
-        base_model=base_model,
-        datasets=datasets,
-        metrics=sorted({result.metric_type for result in results}) or None,
-        model_name=name if results else None,
-        eval_results=results or None,
-    )
+def _metadata(common: Mapping[str, Any], results: list[EvalResult], name: str) -> ModelCardData:
+    """Card metadata: what every card has, and a `model-index` where there are results."""
+    if not results:
+        return ModelCardData(**common)
+    metrics = sorted({result.metric_type for result in results})
+    return ModelCardData(**common, metrics=metrics, model_name=name, eval_results=results)
 
 
 def _fill(template: str, data: ModelCardData, **fields: Any) -> ModelCard:
     return ModelCard.from_template(data, template_path=str(TEMPLATES / template), **fields)
 
 
-def find_base_model(config: Mapping[str, Any], published: bool = False) -> str | None:
-    """Repository of the backbone, where the config names one; that of a published checkpoint is told by its width.
-
-    A local path is not given: it means nothing elsewhere, and is nobody else's business.
-    """
-    backbone = config.get("backbone_config") or {}
-    name = backbone.get("_name_or_path") or ""
-    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) and not Path(name).exists():
-        return name
-    return _DINOV2_OF_WIDTH.get(backbone.get("hidden_size", 0)) if published else None
+def _base_model(config: Mapping[str, Any], published: bool) -> str | None:
+    """Repository of the backbone, where the config names one; that of a published checkpoint is told by its width."""
+    width = (config.get("backbone_config") or {}).get("hidden_size", 0)
+    return find_base_model(config) or (_DINOV2_OF_WIDTH.get(width) if published else None)
 
 
 def _score_text(config: Mapping[str, Any]) -> str:
@@ -323,7 +298,3 @@ def _result(
         source_name=source,
         source_url=url,
     )
-
-
-if __name__ == "__main__":
-    write_published_cards(sys.argv[1])

@@ -22,12 +22,13 @@ PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".pkl", ".ckpt")
 
 @dataclass(frozen=True)
 class RepositoryState:
-    """A repository at one commit: what it holds, as far as is known (offline, only what is cached)."""
+    """A repository at one commit: what it holds; of one that is only `cached`, as far as is known."""
 
     repo_id: str
     revision: str | None
     commit: str
     files: tuple[str, ...]
+    cached: bool = False
 
     @property
     def checkpoints(self) -> list[str]:
@@ -80,7 +81,7 @@ def _read_cached_repository(repo_id: str, revision: str | None, reason: Exceptio
             f"with a connection (`charm-hf pull {repo_id}{_at(revision)} DIR`), or name a local folder."
         ) from error
     files = tuple(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return RepositoryState(repo_id, revision, folder.name, files)
+    return RepositoryState(repo_id, revision, folder.name, files, cached=True)
 
 
 def _at(revision: str | None) -> str:
@@ -123,9 +124,7 @@ def pull_checkpoint(
     if dataset and dataset not in state.checkpoints:
         raise _no_such_checkpoint(state, dataset)
     wanted = [dataset] if dataset else state.checkpoints
-    return snapshot_download(
-        repo_id, revision=revision, local_dir=folder, allow_patterns=_patterns(state, wanted), token=token
-    )
+    return _download(state, wanted, token, folder)
 
 
 def resolve_checkpoint(
@@ -165,9 +164,7 @@ def resolve_checkpoint(
     place = dataset if dataset in state.checkpoints else ROOT
     if place not in state.checkpoints:
         raise _no_such_checkpoint(state, dataset)
-    folder = Path(
-        snapshot_download(repo_id, revision=state.revision, allow_patterns=_patterns(state, [place]), token=token)
-    )
+    folder = Path(_download(state, [place], token))
     if place == ROOT and dataset and read_config(folder).get("dataset_name") != dataset:
         raise _no_such_checkpoint(state, dataset)
     return str(folder / place)
@@ -181,6 +178,17 @@ def _resolve_local(folder: Path, dataset: str | None) -> str:
         return str(folder)
     raise _no_such_checkpoint(
         RepositoryState(str(folder), None, "", tuple(f"{c}/{CONFIG_NAME}" for c in checkpoints)), dataset
+    )
+
+
+def _download(state: RepositoryState, places: list[str], token: str | None, target: Path | None = None) -> str:
+    return snapshot_download(
+        state.repo_id,
+        revision=state.revision,
+        local_dir=target,
+        local_files_only=state.cached,
+        allow_patterns=_patterns(state, places),
+        token=token,
     )
 
 

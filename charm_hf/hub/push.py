@@ -13,7 +13,8 @@ from pathlib import Path
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelCard
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, RemoteEntryNotFoundError, RepositoryNotFoundError
 
-from .cards import CardContext, complete_card, read_card, read_config, read_results, render_card
+from ..models.model_card_charm import LICENSE, complete_card
+from .cards import CardContext, read_card, read_config, read_results, render_card
 from .layout import CARD_NAME, ROOT, find_checkpoints, list_published_files
 from .verify import verify_checkpoints
 
@@ -36,7 +37,7 @@ def push_checkpoint(
     create_pr: bool = False,
     tag: str | None = None,
     commit_message: str | None = None,
-    license: str = "apache-2.0",
+    license: str = LICENSE,
     token: str | None = None,
 ) -> CommitInfo:
     """Publish a folder of checkpoints, laid out as in `charm_hf.hub.layout`, on the Hub.
@@ -148,13 +149,16 @@ def _card(api: HfApi, folder: Path, repo_id: str, branch: str, license: str) -> 
     subfolder = "" if checkpoint == ROOT else checkpoint
     context = CardContext(repo_id, subfolder=subfolder, results=read_results(where), license=license)
     rendered = render_card(read_config(where), context)
+    known = vars(rendered.data)
     if (folder / CARD_NAME).is_file():
-        return complete_card(read_card(folder / CARD_NAME), rendered)
+        return complete_card(read_card(folder / CARD_NAME), known)
     try:
-        remote = api.hf_hub_download(repo_id, CARD_NAME, revision=branch)
+        card = read_card(api.hf_hub_download(repo_id, CARD_NAME, revision=branch))
     except RemoteEntryNotFoundError:
         return rendered
-    return complete_card(read_card(remote), rendered)
+    if context.results:  # what the card on the Hub says was measured is about other weights
+        card.data["eval_results"] = card.data["model_name"] = None
+    return complete_card(card, known)
 
 
 def _send_distinct(

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 
-RELEASED_REPOSITORY = "FatemehBehrad/Charm"
 # Photographs of every kind, and a distribution of ratings instead of a mean alone.
 DEFAULT_DATASET = "ava"
 

@@ -18,6 +18,7 @@ from transformers.utils import TensorType
 
 from .configuration_charm import AUTO_MAP, get_dataset_preset, save_code_files
 from .image_loading_charm import array_to_tensor, describe_source, image_size, load_image
+from .model_card_charm import CardMixin
 from .patch_selection_charm import (
     IMPORTANCE,
     TokenPlan,
@@ -120,7 +121,7 @@ def _longest_edge(size: Any) -> int:
     return longest_edge
 
 
-class CharmImageProcessor(BaseImageProcessor):
+class CharmImageProcessor(CardMixin, BaseImageProcessor):
     r"""Turn photos into Charm tokens (CVPR 2025, section 3).
 
     A photo of at most `max_num_patches + 1` patches is cut as it is. Of a larger one the regions that matter keep

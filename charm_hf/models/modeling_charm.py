@@ -19,6 +19,7 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_charm import CharmConfig
+from .model_card_charm import CardMixin
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -333,7 +334,7 @@ class CharmEmbeddings(nn.Module):
         return (weights @ table.float()).to(table.dtype)
 
 
-class CharmPreTrainedModel(PreTrainedModel):
+class CharmPreTrainedModel(CardMixin, PreTrainedModel):
     """Loading and initialization shared by the Charm models."""
 
     config_class = CharmConfig

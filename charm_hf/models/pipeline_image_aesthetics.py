@@ -13,6 +13,7 @@ from PIL import Image
 from transformers import Pipeline
 
 from .configuration_charm import percentile_of_score
+from .model_card_charm import CardMixin
 
 
 # transformers concatenates what is called "pixel_values" when it batches; any other name it pads, which is what tokens
@@ -21,7 +22,7 @@ _TOKENS = "patch_tokens"
 _PER_TOKEN = (_TOKENS, "scale_ids", "patch_positions")
 
 
-class ImageAestheticsPipeline(Pipeline):
+class ImageAestheticsPipeline(CardMixin, Pipeline):
     """Score how good photos look.
 
     Accepts what [`CharmImageProcessor`] accepts: a path, URL, PIL image, array or encoded bytes; a `{"image": …}`
