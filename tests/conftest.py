@@ -129,10 +129,10 @@ def hub(
             "HF_HUB_OFFLINE": False,
             "HF_HUB_DISABLE_XET": request.param == "lfs",
             "HF_HUB_CACHE": str(home / "hub"),
-            "HF_ASSETS_CACHE": str(home / "assets"),
         }
         for name, value in changes.items():
             monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
+        monkeypatch.setattr("huggingface_hub.utils._cache_assets.HF_ASSETS_CACHE", str(home / "assets"))
         monkeypatch.setenv("HF_TOKEN", "hf_alice")
         disable_progress_bars()
         monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # it remembers the address of its Hub

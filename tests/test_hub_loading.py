@@ -1,7 +1,8 @@
-"""What people do with a pushed repository: load it by name, by subfolder, by revision, with and without the package."""
+"""What people do with a repository: load it by name, subfolder and revision, with the package and without."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from hub_server import HubServer
 from huggingface_hub import ModelCard
 from transformers import AutoImageProcessor, AutoModel, pipeline
 
+import charm_hf
 from charm_hf.hub import assemble_repository, pull_checkpoint, push_checkpoint, resolve_checkpoint
 
 
@@ -30,6 +32,9 @@ def by_hand(kind=AutoModel, **where):
     model = kind.from_pretrained(repo, trust_remote_code=True, **where).eval()
     return model(**processor(photo, return_tensors="pt")).scores.item()
 
+def whole(**where):
+    return pipeline("image-aesthetics", model=repo, trust_remote_code=True, **where)(photo)["score"]
+
 scores = {
     "root": by_hand(),
     "classification": by_hand(AutoModelForImageClassification),
@@ -37,11 +42,9 @@ scores = {
     "revision": by_hand(revision=old),
     "code_revision": by_hand(code_revision=old),
     "subfolder and revision": by_hand(subfolder="para", revision="v1"),
-    "pipeline": pipeline("image-aesthetics", model=repo, trust_remote_code=True)(photo)["score"],
-    "pipeline revision": pipeline("image-aesthetics", model=repo, revision=old, trust_remote_code=True)(photo)["score"],
-    "pipeline subfolder": pipeline(
-        "image-aesthetics", model=repo, model_kwargs={"subfolder": "para"}, trust_remote_code=True
-    )(photo)["score"],
+    "pipeline": whole(),
+    "pipeline revision": whole(revision=old),
+    "pipeline subfolder": whole(model_kwargs={"subfolder": "para"}),
 }
 assert AutoConfig.from_pretrained(repo, subfolder="para", trust_remote_code=True).dataset_name == "para"
 print(json.dumps(scores))
@@ -119,6 +122,22 @@ def test_with_the_package_nothing_has_to_be_trusted(
     assert score(resolve_checkpoint("alice/charm", dataset="ava")) == pytest.approx(published["root"], abs=1e-6)
     assert score(resolve_checkpoint("alice/charm@v1", dataset="para")) == pytest.approx(published["para"], abs=1e-6)
     assert score(pull_checkpoint("alice/charm@v1", tmp_path / "pulled")) == pytest.approx(published["old"], abs=1e-6)
+
+
+def test_a_pipeline_says_what_produced_its_scores(hub: HubServer, published: dict[str, float], tmp_path: Path) -> None:
+    tags = hub.repos["alice/charm"].tags
+    by_name = pipeline("image-aesthetics", model="alice/charm", revision="v1").provenance
+    assert by_name["model"] == "alice/charm"
+    assert by_name["revision"] == tags["v1"]
+    assert by_name["dtype"] == "float32"
+    assert by_name["charm_hf"] == charm_hf.__version__
+    halved = pipeline("image-aesthetics", model=resolve_checkpoint("alice/charm", dataset="para"), dtype="bfloat16")
+    assert halved.provenance["revision"] == tags["v2"]
+    assert halved.provenance["dtype"] == "bfloat16"
+    folder = tmp_path / "para"
+    local = pipeline("image-aesthetics", model=str(folder)).provenance
+    assert local["revision"] is None
+    assert local["weights_sha256"] == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 
 
 def test_only_the_wanted_checkpoint_is_fetched(hub: HubServer, published: dict[str, float], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Pushing to, pulling from and resolving on a Hub: the real client, a real server on this machine, both upload modes."""
+"""Push, pull and resolve: the real client, a real server on this machine, both upload modes."""
 
 from __future__ import annotations
 

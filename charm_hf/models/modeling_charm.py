@@ -20,6 +20,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_charm import CharmConfig
 from .model_card_charm import CardMixin
+from .provenance_charm import find_commit
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -389,6 +390,7 @@ class CharmPreTrainedModel(CardMixin, PreTrainedModel):
         if found:
             source = "given" if pretrained_model_name_or_path is None else f"in {str(pretrained_model_name_or_path)!r}"
             raise ValueError(f"The weights {source} do not fit {cls.__name__} as its config describes it ({found}).")
+        model.config._commit_hash = find_commit(pretrained_model_name_or_path, **kwargs)
         return (model, info) if wants_info else model
 
 
