@@ -17,7 +17,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -31,13 +31,13 @@ from tqdm.auto import tqdm
 
 from .models.image_loading_charm import load_image
 
-
 logger = logging.getLogger(__name__)
 
 THUMBNAILS = ("embed", "link", "none")
 # Longest edge of an embedded thumbnail by the number of photos: some 60 MB of page for 10,000 detailed photos.
 _THUMBNAIL_SIZES = ((500, 384), (2_000, 256), (math.inf, 160))
 _CHUNK = 200
+_ASSETS = ("report.css", "rows.js", "sheet.js", "page.js")
 _NUMBERS = ("score", "normalized_score", "std", "width", "height", "tokens")
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _ESCAPED_BYTES = re.compile(rb"\\x([89a-f][0-9a-f])")
@@ -86,16 +86,16 @@ def write_report(
     """Write one HTML page that shows scored photos.
 
     Args:
-        scores: a table written by `charm-hf score` (`.csv`, `.jsonl` or `.parquet`), or its rows. `path` and `score` are
-            needed; `normalized_score`, `std`, `width`, `height`, `tokens`, `distribution` and further columns are shown
-            where they are. Rows with an `error` are listed apart.
+        scores: a table written by `charm-hf score` (`.csv`, `.jsonl` or `.parquet`), or its rows. `path` and `score`
+            are needed; `normalized_score`, `std`, `width`, `height`, `tokens`, `distribution` and further columns are
+            shown where they are. Rows with an `error` are listed apart.
         output: the page; an existing file is replaced once the new one is whole.
         title: heading of the page; names the table if not given.
         image_root: folder that relative paths of the table start from. If not given: the working folder, and for files
             that are not there the folder of the table.
-        thumbnails: `"embed"` puts small JPEGs into the page, `"link"` shows the files from where they lie (a small page,
-            which works on this machine only), `"none"` shows names.
-        thumbnail_size: longest edge of an embedded thumbnail in pixels; 384 up to 500 photos, 256 up to 2,000, else 160.
+        thumbnails: `"embed"` puts small JPEGs into the page, `"link"` shows the files from where they lie (a small
+            page, which works on this machine only), `"none"` shows names.
+        thumbnail_size: longest edge of an embedded thumbnail in pixels; 384 up to 500 photos, 256 to 2,000, then 160.
         thumbnail_quality: JPEG quality of the thumbnails, 1 to 95.
         link_originals: whether the large view may show the photo's own file, by its path relative to the page.
         workers: threads that make thumbnails; one a core if not given.
@@ -106,16 +106,8 @@ def write_report(
         ValueError: for a table of another format, without the needed columns, without rows, or with a score that is no
             number; it names the table and the row.
     """
-    if thumbnails not in THUMBNAILS:
-        raise ValueError(f"`thumbnails` must be one of {THUMBNAILS}, got {thumbnails!r}.")
-    if not 1 <= thumbnail_quality <= 95:
-        raise ValueError(f"`thumbnail_quality` must be 1 to 95, got {thumbnail_quality}.")
-    if thumbnail_size is not None and not 16 <= thumbnail_size <= 2048:
-        raise ValueError(f"`thumbnail_size` must be 16 to 2048 pixels, got {thumbnail_size}.")
     output = Path(output)
-    if not output.absolute().parent.is_dir():
-        raise FileNotFoundError(f"There is no folder {os.fspath(output.absolute().parent)!r} to write the report to.")
-
+    _check_options(output, thumbnails, thumbnail_size, thumbnail_quality)
     table = Path(scores) if isinstance(scores, (str, os.PathLike)) else None
     name = table.name if table is not None else "the given rows"
     rows = _checked_rows(read_scores(table) if table is not None else scores, name)  # type: ignore[arg-type]
@@ -130,7 +122,7 @@ def write_report(
 
     partial_page = output.with_name(f"{output.name}.part")
     try:
-        with open(partial_page, "w", encoding="utf-8", newline="\n") as page:
+        with open(partial_page, "w", encoding="utf-8", errors="replace", newline="\n") as page:
             before, after = _template(title, link_files=thumbnails == "link" or link_originals)
             page.write(before)
             if shrink is not None:
@@ -144,6 +136,17 @@ def write_report(
     if missing:
         logger.warning("%d of %d photos cannot be shown: %s", missing, len(photos), _first_note(photos))
     return ReportSummary(output, len(photos), len(failed), missing, output.stat().st_size)
+
+
+def _check_options(output: Path, thumbnails: str, size: int | None, quality: int) -> None:
+    if thumbnails not in THUMBNAILS:
+        raise ValueError(f"`thumbnails` must be one of {THUMBNAILS}, got {thumbnails!r}.")
+    if not 1 <= quality <= 95:
+        raise ValueError(f"`thumbnail_quality` must be 1 to 95, got {quality}.")
+    if size is not None and not 16 <= size <= 2048:
+        raise ValueError(f"`thumbnail_size` must be 16 to 2048 pixels, got {size}.")
+    if not output.absolute().parent.is_dir():
+        raise FileNotFoundError(f"There is no folder {os.fspath(output.absolute().parent)!r} to write the report to.")
 
 
 def read_scores(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -166,9 +169,9 @@ def _read_csv(path: Path) -> list[dict[str, Any]]:
     with open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
         rows = [{key: value for key, value in row.items() if key is not None} for row in reader]
+        columns = reader.fieldnames or []
     if not rows:
-        # The header alone tells a table without photos from a file that is no table.
-        _check_columns(reader.fieldnames or [], path.name)
+        _check_columns(columns, path.name)
     return rows
 
 
@@ -270,7 +273,10 @@ def _locate(path: str, roots: Sequence[Path]) -> tuple[Path | None, str, str]:
 
 def _unescape(path: str) -> str:
     r"""Undo the escapes (`\xe9`) by which the table writes bytes of a name that are not UTF-8."""
-    raw = path.encode("utf-8", "surrogateescape")
+    try:
+        raw = path.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # no file system gives half a surrogate pair
+        return path
     return os.fsdecode(_ESCAPED_BYTES.sub(lambda found: bytes([int(found[1], 16)]), raw))
 
 
@@ -358,12 +364,11 @@ def _first_note(photos: Sequence[_Photo]) -> str:
 def _template(title: str, link_files: bool) -> tuple[str, str]:
     """Fill the template; the thumbnails belong between the two parts, and `{{data}}` stands in the second."""
     folder = files("charm_hf") / "assets" / "report"
-    parts = {name: (folder / name).read_text(encoding="utf-8") for name in ("report.css", "rows.js", "sheet.js", "page.js")}
-    scripts = [parts[name] for name in ("rows.js", "sheet.js", "page.js")]
+    style, *scripts = ((folder / name).read_text(encoding="utf-8") for name in _ASSETS)
     fields = {
         "title": html.escape(title),
-        "policy": _policy(scripts, parts["report.css"], link_files),
-        "style": parts["report.css"],
+        "policy": _policy(scripts, style, link_files),
+        "style": style,
         "rows_script": scripts[0],
         "sheet_script": scripts[1],
         "page_script": scripts[2],

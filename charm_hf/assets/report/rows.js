@@ -122,6 +122,7 @@ function toCsv(photos, columns) {
     const text = value === null || value === undefined ? "" : Array.isArray(value) ? JSON.stringify(value) : String(value);
     return /[",\n\r]/.test(text) ? '"' + text.replaceAll('"', '""') + '"' : text;
   };
-  const lines = photos.map((photo) => columns.map((column) => quote(photo[column] ?? photo.extra?.[column])).join(","));
+  const cell = (photo, column) => (photo.extra && column in photo.extra ? photo.extra[column] : photo[column]);
+  const lines = photos.map((photo) => columns.map((column) => quote(cell(photo, column))).join(","));
   return [columns.map(quote).join(","), ...lines].join("\r\n") + "\r\n";
 }
