@@ -31,6 +31,7 @@ from tqdm.auto import tqdm
 
 from .models.image_loading_charm import load_image
 
+
 logger = logging.getLogger(__name__)
 
 THUMBNAILS = ("embed", "link", "none")

@@ -14,6 +14,7 @@ from PIL import Image
 from charm_hf import report
 from charm_hf.report import read_scores, write_report
 
+
 HOSTILE_NAMES = (
     "<img src=x onerror=alert(1)>.jpg",
     "</script><script>alert(1)</script>.jpg",

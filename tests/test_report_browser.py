@@ -9,6 +9,7 @@ from PIL import Image
 
 from charm_hf.report import write_report
 
+
 HOSTILE = "<img src=x onerror=window.hacked=1>.jpg"
 
 
