@@ -91,6 +91,8 @@ def photo_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows.append([f"{index}.jpg", "ab"[index % 2], "train" if index % 3 else "validation", *votes])
     write_csv(root / "ratings.csv", ["image", "kind", "split", "c1", "c2", "c3", "c4", "c5"], rows)
     return root
+
+
 def xet_to_a_folder(tmp_path_factory: pytest.TempPathFactory) -> str | None:
     """Why the client cannot store into a folder by xet, if it cannot: `local://` is undocumented."""
     folder = tmp_path_factory.mktemp("xet-probe")
