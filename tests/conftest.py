@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from dataset_builders import save_photo, write_csv
 from transformers import Dinov2Config, Dinov2WithRegistersConfig, PretrainedConfig, ViTConfig
 
 from charm_hf import CharmForAestheticScoring, CharmImageProcessor
-from dataset_builders import save_photo, write_csv
 
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
