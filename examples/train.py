@@ -18,12 +18,17 @@ import argparse
 import itertools
 import logging
 import math
-import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+
+# This folder, where Python looks first, holds an `evaluate.py` that is not the package of that name.
+if str(Path(__file__).absolute().parent) in sys.path:
+    sys.path.remove(str(Path(__file__).absolute().parent))
 
 import numpy as np
 import torch
@@ -36,7 +41,7 @@ from transformers import SchedulerType, get_scheduler
 
 from charm_hf.data import LabelScale
 from charm_hf.models.configuration_charm import DATASET_PRESETS
-from charm_hf.training.arguments import mapping, parse_arguments
+from charm_hf.training.arguments import mapping, parse_arguments, size
 from charm_hf.training.augmentation import TrainingAugmentation
 from charm_hf.training.building import build_model, build_processor, score_quantiles
 from charm_hf.training.checkpointing import (
@@ -44,6 +49,7 @@ from charm_hf.training.checkpointing import (
     TrainingParts,
     find_checkpoint,
     load_checkpoint,
+    remove_folder,
     save_checkpoint,
     write_json,
     written_whole,
@@ -74,9 +80,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--train_split", default="train", help="several are joined with a plus: train+validation")
     add("--validation_split", default="validation", help='"none" trains without, and keeps the last epoch')
     add(
-        "--validation_size",
-        type=float,
-        help="share of the training photos, where there is no official validation part",
+        "--validation_size", type=size, help="share or number of training photos, where no validation part is official"
     )
     add("--fold", type=int, help="cross-validation: hold this fold of the training split out as the validation part")
     add("--num_folds", type=int, default=5)
@@ -353,7 +357,7 @@ def main(argv: list[str] | None = None) -> None:
         save_checkpoint(args.output_dir, accelerator, parts, progress, args.save_total_limit)
         if accelerator.is_main_process:  # only now can no resumed run ask for an earlier one
             for folder in set(args.output_dir.glob("checkpoint-best-epoch-*")) - {best_folder(args, best)}:
-                shutil.rmtree(folder)
+                remove_folder(folder)
 
     if accelerator.is_main_process:
         finish(args, run, parts, best_record(args, progress.history))

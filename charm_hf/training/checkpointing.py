@@ -84,10 +84,24 @@ def commit_folder(temporary: Path, folder: Path) -> None:
     """Bring a folder's content to the disk, then give it its name."""
     for path in [*temporary.rglob("*"), temporary]:
         _sync(path)
-    if folder.exists():
-        shutil.rmtree(folder)
+    old = remove_name(folder) if folder.exists() else None
     os.replace(temporary, folder)
     _sync(folder.parent)
+    if old is not None:
+        shutil.rmtree(old)
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a folder so that a process that dies meanwhile never leaves part of it under its name."""
+    shutil.rmtree(remove_name(folder))
+
+
+def remove_name(folder: Path) -> Path:
+    """Take a folder's name away in one step; returns where its content is now."""
+    nameless = folder.parent / f".tmp-old-{folder.name}"
+    shutil.rmtree(nameless, ignore_errors=True)
+    os.replace(folder, nameless)
+    return nameless
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -178,7 +192,7 @@ def save_checkpoint(
         (temporary / STATE_NAME).write_text(json.dumps(state, indent=2), encoding="utf-8")
         commit_folder(temporary, folder)
         for old in checkpoints(output_dir)[: -keep if keep else 0]:
-            shutil.rmtree(old)
+            remove_folder(old)
     accelerator.wait_for_everyone()
 
 

@@ -88,8 +88,8 @@ def draft_model_card(
         results = (
             f"On the validation part, {validation['images']:,} photos, by which epoch {record['epoch']} was chosen. A "
             "test part, measured with `examples/evaluate.py`, is the more honest number.\n\n"
-            "| metric | value |\n|---|---|\n"
-        ) + "\n".join(f"| {METRIC_NAMES[key]} | {value:.4f} |" for key, value in metrics.items())
+        ) + "| metric | value |\n|---|---|\n"
+        results += "\n".join(f"| {METRIC_NAMES[key]} | {value:.4f} |" for key, value in metrics.items())
     content = _TEMPLATE.format(
         metadata=data.to_yaml(),
         name=name,
