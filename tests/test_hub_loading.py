@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import hub_environment, photo_path, tiny_model, tiny_processor
+from conftest import photo_path, tiny_model, tiny_processor
+from hub_fixtures import hub_environment
 from hub_server import HubServer
 from huggingface_hub import ModelCard
 from transformers import AutoImageProcessor, AutoModel, pipeline
