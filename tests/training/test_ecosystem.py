@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from conftest import tiny_model, tiny_processor
 from transformers import Trainer, TrainingArguments
 
 from charm_hf import CharmForAestheticScoring, load_aesthetic_dataset
 from charm_hf.metrics import make_compute_metrics
 from charm_hf.training.collator import CharmDataCollator
-from conftest import tiny_model, tiny_processor
 
 
 @pytest.fixture
