@@ -83,7 +83,7 @@ def test_a_photo_is_the_same_whenever_it_is_asked_for_in_an_epoch_and_another_in
 
 def test_a_batch_holds_tokens_labels_rated_scores_and_row_numbers(photos):
     batch = next(iter(make_loader(photos, [[(0, 2), (0, 5)]])))
-    assert batch["pixel_values"].shape == (2, 219, 48)
+    assert batch["pixel_values"].shape == (2, 189, 48)
     assert batch["labels"].shape == (2, 5)
     assert batch["labels"].sum(-1).tolist() == pytest.approx([1, 1])
     assert batch["index"].tolist() == [2, 5]
@@ -103,7 +103,7 @@ def test_the_collator_pads_with_masked_tokens_and_keeps_the_rest(photos):
     for name in ("pixel_values", "scale_ids", "patch_positions", "pixel_attention_mask"):
         short[name] = short[name][:5]
     batch = CharmDataCollator()([long, short])
-    assert batch["pixel_attention_mask"].sum(-1).tolist() == [219, 5]
+    assert batch["pixel_attention_mask"].sum(-1).tolist() == [189, 5]
     assert torch.equal(batch["pixel_values"][1, :5], short["pixel_values"])
     assert not batch["pixel_values"][1, 5:].any()
     assert CharmDataCollator(pad_to=320)([short])["pixel_values"].shape[1] == 320
