@@ -273,7 +273,9 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", level=logging.INFO)
     trackers = args.report_to if args.with_tracking else None
-    accelerator = Accelerator(mixed_precision=args.mixed_precision, log_with=trackers, project_dir=args.output_dir)
+    accelerator = Accelerator(
+        mixed_precision=args.mixed_precision, log_with=trackers, project_dir=args.output_dir / "logs"
+    )
     world, rank = accelerator.num_processes, accelerator.process_index
 
     # What to train on
