@@ -8,9 +8,9 @@ import pickle
 from pathlib import Path
 
 import pytest
-from conftest import FIXTURES, photo_path
 from hub_server import HubServer
 from huggingface_hub import ModelCard
+from support import FIXTURES, photo_path
 from transformers import pipeline
 
 from charm_hf.hub import convert_from_hub, pull_checkpoint, push_checkpoint, resolve_checkpoint

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import photo_path, tiny_model, tiny_processor
 from hub_fixtures import hub_environment
 from hub_server import HubServer
 from huggingface_hub import ModelCard
+from support import photo_path, tiny_model, tiny_processor
 from transformers import AutoImageProcessor, AutoModel, pipeline
 
 import charm_hf
