@@ -39,7 +39,7 @@ def photo_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = []
     for index in range(24):
         level = (index * 7 % 24) / 24
-        save_photo(root / "images" / f"{index}.jpg", level, seed=index, size=(84, 56))
+        save_photo(root / "images" / f"{index}.jpg", level, seed=index, size=(96, 72))
         peak = round(4 * level)
         votes = [10 if bin == peak else 3 if abs(bin - peak) == 1 else 0 for bin in range(5)]
         rows.append([f"{index}.jpg", "ab"[index % 2], "train" if index % 3 else "validation", *votes])

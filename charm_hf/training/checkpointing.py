@@ -46,6 +46,21 @@ class Progress:
     epoch_loss: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
 
+    def end_epoch(self, record: dict[str, Any]) -> None:
+        """Note what an epoch came to, and turn to the next."""
+        self.history.append(record)
+        self.epoch, self.epoch_step, self.epoch_loss = self.epoch + 1, 0, 0.0
+
+    def best(self, metric: str) -> dict[str, Any]:
+        """Record of the epoch where `metric` was highest, the earliest of equals; of the last epoch if none has it."""
+        return max(self.history, key=lambda record: (record.get(metric, record["epoch"]), -record["epoch"]))
+
+    def is_over(self, num_epochs: int, metric: str, patience: int | None = None) -> bool:
+        """Whether all epochs are done, or `patience` of them in a row brought no better `metric`."""
+        if self.epoch >= num_epochs:
+            return True
+        return patience is not None and self.epoch > 0 and self.epoch - self.best(metric)["epoch"] >= patience
+
 
 @dataclass
 class TrainingParts:

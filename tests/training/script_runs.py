@@ -16,12 +16,12 @@ from safetensors.torch import load_file
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 BACKBONE = (
-    "{model_type: dinov2, hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 2, mlp_ratio: 2, image_size: 28,"
-    " hidden_dropout_prob: 0.1, attention_probs_dropout_prob: 0.1}"
+    "{model_type: dinov2, hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 2, mlp_ratio: 2, image_size: 16,"
+    " patch_size: 4, hidden_dropout_prob: 0.1, attention_probs_dropout_prob: 0.1}"
 )
-# Photos of 84 × 56 are 24 patches of 14 pixels: more than 12, so that regions are chosen.
+# Photos of 96 × 72 have 108 regions of 8 pixels, some of which are chosen for the higher scale: 189 tokens.
 TINY_FLAGS = [
-    *("--backbone", BACKBONE, "--processor", "{max_num_patches: 12}", "--num_workers", "0"),
+    *("--backbone", BACKBONE, "--processor", "{max_num_patches: 220}", "--num_workers", "0"),
     *("--per_device_train_batch_size", "4", "--learning_rate", "1e-3", "--num_train_epochs", "2"),
 ]
 

@@ -8,7 +8,7 @@ from transformers import Trainer, TrainingArguments
 
 from charm_hf import CharmForAestheticScoring, load_aesthetic_dataset
 from charm_hf.metrics import make_compute_metrics
-from charm_hf.training.collator import CharmDataCollator
+from charm_hf.training import CharmDataCollator
 
 
 @pytest.fixture

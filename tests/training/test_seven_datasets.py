@@ -115,7 +115,7 @@ def test_aadb_trains_with_its_attributes(backbone, tmp_path):
 
 @pytest.mark.parametrize("path", sorted((EXAMPLES / "configs").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_config_is_understood_and_the_command_line_wins(path):
-    parse_args = load_script("pretrain" if path.stem.endswith("-pretrain") else "train").parse_args
+    parse_args = load_script("pretrain" if path.stem.endswith("pretrain") else "train").parse_args
     args = parse_args(["--config", str(path), "--output_dir", "x", "--learning_rate", "3"])
     assert args.learning_rate == 3
     given = yaml.safe_load(path.read_text("utf-8"))
