@@ -129,8 +129,13 @@ def load_pipeline(source: str, *, device: str | None = None, trust_remote_code: 
     """Load a checkpoint, by folder or repository, as an [`ImageAestheticsPipeline`]."""
     from transformers import pipeline
 
+    from .hub import resolve_checkpoint
+
     return pipeline(
-        "image-aesthetics", model=source, device=device or default_device(), trust_remote_code=trust_remote_code
+        "image-aesthetics",
+        model=resolve_checkpoint(source),
+        device=device or default_device(),
+        trust_remote_code=trust_remote_code,
     )
 
 

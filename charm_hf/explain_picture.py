@@ -14,7 +14,7 @@ from .explain import Explanation, finest_scale
 # Longest edge of one panel, and the least size that the text of a panel needs.
 PANEL = 640
 _LEAST = (340, 300)
-_MARGIN, _TITLE, _CAPTION = 28, 40, 34
+_MARGIN, _TITLE, _LINE_HEIGHT = 28, 40, 23
 _GROUND, _TEXT, _QUIET, _LINE = (255, 255, 255), (28, 28, 28), (96, 96, 96), (208, 208, 208)
 _OUTSIDE = (240, 240, 240)
 _KEPT, _MIDDLE = (255, 190, 30), (70, 210, 230)
@@ -33,18 +33,32 @@ def draw_explanation(explanation: Explanation) -> Image.Image:
         ("What moved the score", _draw_heat(explanation, frame), ""),
         ("Score", _draw_score(explanation, cell), ""),
     )
-    step = cell[0] + _MARGIN, cell[1] + _TITLE + _CAPTION + _MARGIN
+    captions = [_wrap(caption, cell[0]) for _, _, caption in panels]
+    below = 11 + _LINE_HEIGHT * max(caption.count("\n") + 1 for caption in captions)
+    step = cell[0] + _MARGIN, cell[1] + _TITLE + below + _MARGIN
     rows = len(panels) // columns
     picture = Image.new("RGB", (columns * step[0] + _MARGIN, rows * step[1] + _MARGIN), _GROUND)
     draw = ImageDraw.Draw(picture)
-    for index, (title, panel, caption) in enumerate(panels):
+    for index, (title, panel, _) in enumerate(panels):
         left, top = _MARGIN + (index % columns) * step[0], _MARGIN + (index // columns) * step[1]
         draw.text((left, top), title, fill=_TEXT, font=_font(24))
         picture.paste(panel, (left, top + _TITLE))
-        draw.text((left, top + _TITLE + panel.height + 8), caption, fill=_QUIET, font=_font(17))
+        draw.text((left, top + _TITLE + panel.height + 8), captions[index], fill=_QUIET, font=_font(17), spacing=5)
         if panel is panels[2][1]:
             _draw_legend(draw, left, top + _TITLE + panel.height + 8)
     return picture
+
+
+def _wrap(text: str, width: int) -> str:
+    """Break a caption into lines that fit into `width` pixels."""
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and _font(17).getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return "\n".join(lines)
 
 
 class _Frame:
@@ -151,7 +165,7 @@ def _caption_of_kept(explanation: Explanation) -> str:
     if finest == 0:
         return f"Everything in the frame was kept{resized}"
     share = f"{100 * explanation.kept(finest).mean():.0f} %"
-    middle = "; blue: in between" if finest > 1 else ""
+    middle = "; cyan: in between" if finest > 1 else ""
     return f"Framed: full resolution, {share} of the area{resized}{middle}"
 
 

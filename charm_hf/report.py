@@ -330,6 +330,7 @@ def _page_data(
         extra = {key: _plain(value) for key, value in row.items() if key not in known and value not in (None, "")}
         links = [url if link_originals else "", url if thumbnails == "link" else ""]
         numbers = [row[column] for column in _NUMBERS]
+        name = str(row.get("key") or name)  # of photos in an archive, which share a path
         rows.append([row["path"], name, place, *numbers, row["distribution"], extra or None, photo.note, *links])
     exported = [column for column in (photos[0].row if photos else {}) if column != "error"]
     errors = [[row["path"], row["error"]] for row in failed]

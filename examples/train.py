@@ -124,7 +124,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--mixed_precision", choices=("no", "bf16"), default="no")
     add("--seed", type=int, default=0)
     # Selection, output, resuming
-    add("--metric_for_best_model", choices=("plcc", "srcc"), default="plcc")
+    add(
+        "--metric_for_best_model",
+        choices=("plcc", "srcc", "last"),
+        default="plcc",
+        help="last: choose no epoch by its metrics",
+    )
     add("--early_stopping_patience", type=int, help="stop after so many epochs without a better one")
     add("--output_dir", type=Path, required=True)
     add("--checkpointing_steps", default="epoch", help='optimizer steps between checkpoints, or "epoch"')

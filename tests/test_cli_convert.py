@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import FIXTURES, photo_path
+from support import FIXTURES, photo_path
 
 
 LEGACY = FIXTURES / "legacy"

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import photo_path, tiny_model, tiny_processor
 from headless_chromium import open_chromium
 from PIL import Image
+from support import photo_path, tiny_model, tiny_processor
 
 from charm_hf import ImageAestheticsPipeline
 from charm_hf.demo import DemoLimits, _is_this_machine, launch_demo, score_photos

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from conftest import FIXTURES, photo_path
+from support import FIXTURES, photo_path
 
 
 ROOT = Path(__file__).parent.parent

@@ -3,8 +3,8 @@ import io
 import numpy as np
 import pytest
 import torch
-from conftest import BACKBONES, photo_path, tiny_model, tiny_processor
 from PIL import Image
+from support import BACKBONES, photo_path, tiny_model, tiny_processor
 
 from charm_hf import ImageAestheticsPipeline
 from charm_hf.explain import draw_tokens, explain, heat_map, token_contributions, token_mask

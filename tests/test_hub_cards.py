@@ -49,7 +49,7 @@ def test_a_published_card_is_valid_and_says_what_a_reader_needs(dataset: str) ->
     card = card_of(dataset)
     assert check_card(card.content) == []
     assert card.data.license == "apache-2.0"
-    assert card.data.base_model == RELEASED[dataset].base_model
+    assert card.data.base_model == [RELEASED[dataset].base_model]
     assert card.data.datasets == [dataset]
     for section in ("The score", "Training data", "Results", "Intended use", "Limits and biases"):
         assert f"## {section}\n" in card.text
@@ -80,11 +80,23 @@ def test_a_card_tells_the_range_of_the_released_head() -> None:
 
 def test_a_card_names_a_backbone_of_the_hub_but_no_folder_of_someones_machine(tmp_path: Path) -> None:
     config = CharmConfig.for_dataset("ava").to_dict()
-    for name, expected in (("facebook/dinov2-small", "facebook/dinov2-small"), (str(tmp_path), None), ("", None)):
+    for name, expected in (("facebook/dinov2-small", ["facebook/dinov2-small"]), (str(tmp_path), None), ("", None)):
         config["backbone_config"]["_name_or_path"] = name
         card = render_card(config, CardContext("alice/charm"))
         assert card.data.base_model == expected
         assert str(tmp_path) not in card.content
+
+
+def test_a_card_of_a_model_with_two_encoders_names_both_and_cites_its_own_paper() -> None:
+    encoders = {
+        "vision_repository": "openai/clip-vit-large-patch14",
+        "text_repository": "google-bert/bert-base-uncased",
+    }
+    config = {"model_type": "mmlq", "score_range": [1, 10], "score_values": list(range(1, 11)), **encoders}
+    card = render_card(config, CardContext("alice/mmlq"))
+    assert card.data.base_model == list(encoders.values())
+    assert "xiong2024multimodal" in card.text
+    assert "behrad2025charm" not in card.text
 
 
 def test_a_card_without_results_has_no_model_index_and_says_so() -> None:

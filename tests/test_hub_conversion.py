@@ -8,9 +8,9 @@ import pickle
 from pathlib import Path
 
 import pytest
-from conftest import FIXTURES, photo_path
 from hub_server import HubServer
 from huggingface_hub import ModelCard
+from support import FIXTURES, photo_path
 from transformers import pipeline
 
 from charm_hf.hub import convert_from_hub, pull_checkpoint, push_checkpoint, resolve_checkpoint
@@ -124,6 +124,8 @@ def test_a_repository_of_pickles_is_converted_once_into_the_cache_and_says_so(
     assert resolve_checkpoint(AUTHORS, dataset="aadb") == folder
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert resolve_checkpoint(AUTHORS, dataset="aadb") == folder
+    with pytest.raises(ValueError, match="several checkpoints"):
+        resolve_checkpoint(AUTHORS)  # the default is another one, and not in the cache
     assert "pickles only" not in caplog.text
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import BACKBONES, FIXTURES, photo_path, tiny_backbone_config, tiny_model, tiny_processor
 from safetensors.torch import load_file, save_file
+from support import BACKBONES, FIXTURES, photo_path, tiny_backbone_config, tiny_model, tiny_processor
 from torch import nn
 from transformers import AutoModel, BertConfig, CLIPVisionConfig, ViTConfig
 

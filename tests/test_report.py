@@ -115,6 +115,14 @@ def test_every_column_of_the_table_reaches_the_page(table, tmp_path):
     assert (worst["width"], worst["height"], worst["tokens"]) == (60, 40, 12)
 
 
+def test_photos_of_an_archive_are_called_by_their_key(tmp_path):
+    rows = [make_row("shard.tar", 2.0, key="a/1.jpg"), make_row("shard.tar", 1.0, key="a/2.jpg")]
+
+    page = Page(write_report(rows, tmp_path / "report.html").path)
+
+    assert [photo["name"] for photo in page.photos] == ["a/1.jpg", "a/2.jpg"]
+
+
 def test_csv_jsonl_parquet_and_rows_give_the_same_photos(table, tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -13,7 +13,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from .._registration import DEFAULT_REPOSITORY
 from ..models.configuration_charm import AADB_ATTRIBUTES, get_dataset_preset
-from ..models.model_card_charm import LICENSE, PIPELINE_TAG, card_metadata, find_base_model
+from ..models.model_card_charm import LICENSE, PIPELINE_TAG, card_metadata, find_base_models
 from .layout import ASSETS, CONFIG_NAME
 from .released import PAPER_BASE_MODEL, PAPER_NAME, PAPER_URL, RELEASED
 
@@ -71,8 +71,9 @@ def render_card(config: Mapping[str, Any], context: CardContext, published: bool
     """
     dataset = config.get("dataset_name") or ""
     facts = RELEASED.get(dataset)
-    title = facts.title if facts else (dataset or "photographs")
-    base_model = _base_model(config, published)
+    title = facts.title if facts else (dataset or "unnamed data")
+    bases = find_base_models(config) or (_guess_released_base(config) if published else [])
+    base_model = bases[0] if bases else None
     if published:
         results, results_text = _published_results(dataset, base_model), _published_text(dataset, base_model)
     else:
@@ -80,10 +81,11 @@ def render_card(config: Mapping[str, Any], context: CardContext, published: bool
     name = {"charm": "Charm", "mmlq": "MMLQ"}.get(config.get("model_type", ""), "Model")
     return _fill(
         "checkpoint.md",
-        _metadata({**card_metadata(config, context.license), "base_model": base_model}, results, f"{name} {title}"),
+        _metadata({**card_metadata(config, context.license), "base_model": bases or None}, results, f"{name} {title}"),
         title=f"{name} · {title}",
         summary=f"Scores how much people like a picture. {name}, trained on {title}"
-        + (f", from `{base_model}`." if base_model else "."),
+        + (f", from {' and '.join(f'`{base}`' for base in bases)}." if bases else "."),
+        model_type=config.get("model_type"),
         repo_id=context.repo_id,
         subfolder=context.subfolder,
         score_text=_score_text(config),
@@ -105,7 +107,8 @@ def render_repository_card(
         repo_id: where the card will stand.
         conversion: what was converted.
     """
-    bases = {dataset: _base_model(config, published=True) for dataset, config in configs.items()}
+    found = {dataset: find_base_models(config) or _guess_released_base(config) for dataset, config in configs.items()}
+    bases = {dataset: names[0] if names else None for dataset, names in found.items()}
     rows = [
         {
             "subfolder": dataset,
@@ -219,10 +222,10 @@ def _fill(template: str, data: ModelCardData, **fields: Any) -> ModelCard:
     return ModelCard.from_template(data, template_path=str(TEMPLATES / template), **fields)
 
 
-def _base_model(config: Mapping[str, Any], published: bool) -> str | None:
-    """Repository of the backbone, where the config names one; that of a published checkpoint is told by its width."""
-    width = (config.get("backbone_config") or {}).get("hidden_size", 0)
-    return find_base_model(config) or (_DINOV2_OF_WIDTH.get(width) if published else None)
+def _guess_released_base(config: Mapping[str, Any]) -> list[str]:
+    """Backbone of a published checkpoint, whose config names none."""
+    width = (config.get("backbone_config") or {}).get("hidden_size")
+    return [_DINOV2_OF_WIDTH[width]] if width in _DINOV2_OF_WIDTH else []
 
 
 def _score_text(config: Mapping[str, Any]) -> str:

@@ -104,9 +104,11 @@ def convert_into_cache(state: RepositoryState, dataset: str | None, token: str |
 
 def _choose(state: RepositoryState, dataset: str | None) -> str:
     held = state.pickled_datasets
-    if dataset is None and len(held) > 1 and DEFAULT_DATASET not in held:
-        raise ValueError(f"{state.repo_id} holds several checkpoints: choose one with `dataset`: {', '.join(held)}.")
-    dataset = dataset or (DEFAULT_DATASET if DEFAULT_DATASET in held else held[0])
+    if dataset is None and len(held) == 1 and not state.cached:
+        return held[0]
+    if dataset is None and DEFAULT_DATASET not in held:
+        raise ValueError(f"{state.repo_id} has several checkpoints: choose one with `dataset`: {', '.join(held)}.")
+    dataset = dataset or DEFAULT_DATASET
     if dataset not in RELEASED:
         raise ValueError(f"Unknown dataset {dataset!r}: expected one of {', '.join(RELEASED)}.")
     if dataset not in held:

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from .cards import read_config
@@ -164,10 +164,13 @@ def resolve_checkpoint(
     place = dataset if dataset in state.checkpoints else ROOT
     if place not in state.checkpoints:
         raise _no_such_checkpoint(state, dataset)
-    folder = Path(_download(state, [place], token))
-    if place == ROOT and dataset and read_config(folder).get("dataset_name") != dataset:
-        raise _no_such_checkpoint(state, dataset)
-    return str(folder / place)
+    if place == ROOT and dataset:
+        config = hf_hub_download(
+            repo_id, CONFIG_NAME, revision=state.revision, local_files_only=state.cached, token=token
+        )
+        if read_config(Path(config).parent).get("dataset_name") != dataset:
+            raise _no_such_checkpoint(state, dataset)
+    return str(Path(_download(state, [place], token)) / place)
 
 
 def _resolve_local(folder: Path, dataset: str | None) -> str:

@@ -22,6 +22,8 @@ from .verify import verify_checkpoints
 logger = logging.getLogger(__name__)
 
 MAIN = "main"
+_UNCHANGED = "Its files are as they were before."
+_COMMIT_BROKEN_OFF = "Its files change by one commit, which was taken whole or not at all."
 
 
 class PushError(RuntimeError):
@@ -79,18 +81,20 @@ def push_checkpoint(
             head = api.repo_info(repo_id, revision=branch).sha
             operations = _additions(api, folder, repo_id, branch, license)
             _send_distinct(api, repo_id, operations, branch, create_pr)
-            commit = api.create_commit(
-                repo_id,
-                operations,
-                commit_message=commit_message or "Upload checkpoint with charm-hf",
-                revision=branch,
-                parent_commit=head,
-                create_pr=create_pr,
-            )
+            with _explained(repo_id, command, broken_off=_COMMIT_BROKEN_OFF):
+                commit = api.create_commit(
+                    repo_id,
+                    operations,
+                    commit_message=commit_message or "Upload checkpoint with charm-hf",
+                    revision=branch,
+                    parent_commit=head,
+                    create_pr=create_pr,
+                )
     if commit.oid == head:
         logger.info("%s already holds exactly these files: nothing was committed.", repo_id)
     if tag:
-        with _explained(repo_id, command, state=f"The files were committed as {commit.oid}, only the tag is missing."):
+        done = f"The files were committed as {commit.oid}, only the tag is missing."
+        with _explained(repo_id, command, refused=done, broken_off=done):
             api.create_tag(repo_id, tag=tag, revision=commit.oid)
     return commit
 
@@ -112,7 +116,8 @@ def _prepare_repository(api: HfApi, repo_id: str, private: bool, tag: str | None
 def _branch(api: HfApi, repo_id: str, revision: str | None) -> Iterator[str]:
     """The branch to commit to; one that had to be created is removed again if the push fails."""
     branch = revision or MAIN
-    created = branch not in {ref.name for ref in api.list_repo_refs(repo_id).branches}
+    known = {ref.name for ref in api.list_repo_refs(repo_id).branches}
+    created = branch not in known and not branch.startswith("refs/pr/")
     if created:
         api.create_branch(repo_id, branch=branch)
     try:
@@ -185,18 +190,22 @@ def _command(folder: Path, repo_id: str, private: bool, revision: str | None, cr
 
 
 @contextmanager
-def _explained(repo_id: str, command: str, state: str | None = None) -> Iterator[None]:
-    """Turn what the client raises into a `PushError` that a person can act on."""
-    state = state or f"The files of {repo_id} are as they were before."
+def _explained(
+    repo_id: str, command: str, *, refused: str = _UNCHANGED, broken_off: str = _UNCHANGED
+) -> Iterator[None]:
+    """Turn what the client raises into a `PushError` that a person can act on.
+
+    `refused` and `broken_off` say what state the repository is in after an answer that is an error, and after none.
+    """
     try:
         yield
     except HfHubHTTPError as error:
-        raise PushError(f"{_reason(error, repo_id)} {state}\nRun again: {command}\n({error})") from error
+        raise PushError(f"{_reason(error, repo_id)} {refused}\nRun again: {command}\n({error})") from error
     except (PushError, ValueError):
         raise
     except Exception as error:  # the client raises what its transports raise: of HTTP, of files, of xet
         raise PushError(
-            f"The upload to {repo_id} broke off: {error}. {state} What was sent is kept by the Hub and not sent "
+            f"The push to {repo_id} broke off: {error}. {broken_off} What was sent is kept by the Hub and not sent "
             f"again.\nRun again: {command}"
         ) from error
 
@@ -208,7 +217,9 @@ def _reason(error: HfHubHTTPError, repo_id: str) -> str:
     if status == 403:
         return f"The token may not write to {repo_id}: use one that may, or open a pull request with --create-pr."
     if status == 412:
-        return f"Someone else committed to {repo_id} while this push ran: look at what changed."
+        return (
+            f"Someone else committed to {repo_id} while this push ran: look at what changed. Nothing was overwritten."
+        )
     if isinstance(error, RepositoryNotFoundError):
         return f"There is no repository {repo_id}, or the token may not see it."
     return f"The Hub answered with an error ({status})."

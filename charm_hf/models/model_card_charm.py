@@ -18,13 +18,14 @@ TAGS = ("image-aesthetics", "image-quality-assessment", "vision", "charm")
 LICENSE = "apache-2.0"
 
 
-def find_base_model(config: Mapping[str, Any]) -> str | None:
-    """Repository of the backbone, where the content of a `config.json` names one.
+def find_base_models(config: Mapping[str, Any]) -> list[str]:
+    """Repositories of the pretrained encoders that the content of a `config.json` names.
 
-    A local path is not given: it means nothing elsewhere, and is nobody else's business.
+    A local path is left out: it means nothing elsewhere, and is nobody else's business.
     """
-    name = (config.get("backbone_config") or {}).get("_name_or_path") or ""
-    return name if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) and not Path(name).exists() else None
+    backbone = (config.get("backbone_config") or {}).get("_name_or_path")
+    names = [name or "" for name in (backbone, config.get("vision_repository"), config.get("text_repository"))]
+    return [name for name in names if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) and not Path(name).exists()]
 
 
 def card_metadata(config: Mapping[str, Any], license: str = LICENSE) -> dict[str, Any]:
@@ -34,7 +35,7 @@ def card_metadata(config: Mapping[str, Any], license: str = LICENSE) -> dict[str
         "library_name": "transformers",
         "pipeline_tag": PIPELINE_TAG,
         "tags": list(TAGS),
-        "base_model": find_base_model(config),
+        "base_model": find_base_models(config) or None,
         "datasets": [config["dataset_name"]] if config.get("dataset_name") else None,
     }
     return {key: value for key, value in metadata.items() if value is not None}

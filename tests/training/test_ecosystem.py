@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model, tiny_processor
+from support import tiny_model, tiny_processor
 from transformers import Trainer, TrainingArguments
 
 from charm_hf import CharmForAestheticScoring, load_aesthetic_dataset

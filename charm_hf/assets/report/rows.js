@@ -10,7 +10,7 @@ function readReport() {
     const photo = { index };
     data.columns.forEach((column, position) => (photo[column] = values[position]));
     photo.folderPath = data.folders[photo.folder];
-    photo.searchText = searchable(photo.path);
+    photo.searchText = searchable(`${photo.path} ${photo.name}`);
     return photo;
   });
   return data;
