@@ -40,6 +40,7 @@ from tqdm.auto import tqdm
 from transformers import SchedulerType, get_scheduler
 
 from charm_hf.data import LabelScale
+from charm_hf.hub import push_checkpoint
 from charm_hf.models.configuration_charm import DATASET_PRESETS
 from charm_hf.training.arguments import mapping, parse_arguments, size
 from charm_hf.training.augmentation import TrainingAugmentation
@@ -264,12 +265,10 @@ def finish(args: argparse.Namespace, run: dict[str, Any], parts: TrainingParts, 
     """Leave the best checkpoint at the top of the run's folder, with a card, and push it if that is wanted."""
     publish_files(best_folder(args, best), args.output_dir)
     name = args.hub_model_id or args.output_dir.resolve().name
-    card = draft_model_card(name, parts.model.config, run, best, args.model_name_or_path)
+    card = draft_model_card(name, parts.model.config, run, best)
     card.save(args.output_dir / "README.md")
     logger.info("%s holds the checkpoint of epoch %d", args.output_dir, best["epoch"])
     if args.push_to_hub:
-        from charm_hf.hub import push_checkpoint
-
         push_checkpoint(args.output_dir, args.hub_model_id)
 
 

@@ -18,6 +18,7 @@ def plot_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
         path: of the file.
     """
     from matplotlib.figure import Figure  # in the extra `train`
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     loss_axes, correlation_axes = figure.subplots(1, 2)
@@ -33,6 +34,7 @@ def plot_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
             axes.plot(epochs, [record.get(key) for record in history], marker=".", label=label)
     for axes, title in ((loss_axes, "Loss"), (correlation_axes, "Correlation on the validation part")):
         axes.set(title=title, xlabel="epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend()

@@ -8,6 +8,7 @@ import time
 import pytest
 import torch
 from dataset_builders import save_photo, write_csv
+from huggingface_hub import HfApi, ModelCard
 from PIL import Image
 from script_runs import (
     EXAMPLES,
@@ -256,13 +257,42 @@ def test_a_warm_start_takes_over_the_encoder_and_replaces_a_head_of_another_shap
 
 
 def test_a_frozen_backbone_stays_as_it_was(finished, photo_table, tmp_path):
-    flags = ["--dataset_name", "csv", "--data_dir", photo_table, "--model_name_or_path", finished, "--freeze_backbone"]
+    flags = [
+        "--dataset_name",
+        "csv",
+        "--data_dir",
+        photo_table,
+        "--model_name_or_path",
+        finished,
+        "--num_workers",
+        "0",
+    ]
     run_in_process(
         "train", *flags, "--learning_rate", "1e-2", "--num_train_epochs", "1", "--output_dir", tmp_path / "run"
     )
     old, new = weights(finished), weights(tmp_path / "run")
     moved = {name for name in old if not torch.equal(old[name], new[name])}
     assert moved == {"classifier.weight", "classifier.bias", "charm.embeddings.scale_embeddings"}
+
+
+def test_tracking_logs_the_run_for_tensorboard(photo_table, tmp_path):
+    options = ("--with_tracking", "--num_train_epochs", "1")
+    run_in_process("train", *flags_for(photo_table, tmp_path / "run", *options))
+    assert list((tmp_path / "run" / "logs").rglob("events.out.tfevents.*"))
+
+
+def test_a_finished_run_is_pushed_without_its_states(photo_table, tmp_path, hub, unchecked):
+    options = ("--push_to_hub", "--hub_model_id", "alice/mine", "--num_train_epochs", "1")
+    run_in_process("train", *flags_for(photo_table, tmp_path / "run", *options))
+    api = HfApi()
+    files = set(api.list_repo_files("alice/mine"))
+    assert {"config.json", "model.safetensors", "preprocessor_config.json", "README.md"} <= files
+    assert not any(name.startswith("checkpoint-") for name in files)
+    (result, *_) = ModelCard.load("alice/mine").data.eval_results
+    assert (
+        result.dataset_args["image_ids_sha256"]
+        == read_json(tmp_path / "run" / "run.json")["splits"]["validation"]["sha256"]
+    )
 
 
 def test_bf16_and_the_correlation_loss_train(photo_table, tmp_path):
