@@ -267,9 +267,8 @@ def test_a_frozen_backbone_stays_as_it_was(finished, photo_table, tmp_path):
         "--num_workers",
         "0",
     ]
-    run_in_process(
-        "train", *flags, "--learning_rate", "1e-2", "--num_train_epochs", "1", "--output_dir", tmp_path / "run"
-    )
+    flags += ["--freeze_backbone", "--learning_rate", "1e-2", "--num_train_epochs", "1"]
+    run_in_process("train", *flags, "--output_dir", tmp_path / "run")
     old, new = weights(finished), weights(tmp_path / "run")
     moved = {name for name in old if not torch.equal(old[name], new[name])}
     assert moved == {"classifier.weight", "classifier.bias", "charm.embeddings.scale_embeddings"}
