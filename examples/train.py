@@ -94,7 +94,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--model_name_or_path", help="pretrained backbone, or a Charm checkpoint for a warm start")
     add("--backbone", type=mapping, help="instead: configuration of a backbone with random weights")
     add("--processor", type=mapping, default={}, help="parameters of CharmImageProcessor")
-    add("--num_scales", type=int, default=2)
+    add("--num_scales", type=int, default=2, help="of a new model; a Charm checkpoint keeps its own")
     add("--head", choices=("auto", "distribution", "regression"), default="auto", help="auto: as the labels are")
     add("--classifier_dropout", type=float, default=0.1)
     # Augmentation, in training only
