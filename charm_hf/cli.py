@@ -35,7 +35,7 @@ ModelOption = Annotated[
     typer.Option("--model", "-m", metavar="DIR_OR_REPO", help="Checkpoint; the embedded demonstration if not given."),
 ]
 RevisionOption = Annotated[str | None, typer.Option(help="Branch, tag or commit of a repository.")]
-SubfolderOption = Annotated[str | None, typer.Option(help="Folder of the checkpoint inside a repository.")]
+SubfolderOption = Annotated[str | None, typer.Option(help="Which checkpoint of a repository, such as ava.")]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; a GPU if there is one.")]
 TrustOption = Annotated[bool, typer.Option("--trust-remote-code", help="Run the code that a checkpoint brings.")]
 SelectionOption = Annotated[
@@ -142,7 +142,7 @@ def score(
             trust_remote_code=trust_remote_code,
             **_given(revision=revision, subfolder=subfolder),
         )
-        columns = scoring.describe_provenance(loaded) if provenance else {}
+        columns = scoring.provenance_columns(loaded) if provenance else {}
         table = scoring.TableOptions(distribution, columns, scoring.Selection(threshold, top), copy_to, write_xmp)
         scorer = scoring.Scorer(loaded, processor, options)
         bar.hidden = not processes.is_main

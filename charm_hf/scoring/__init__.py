@@ -9,7 +9,7 @@ from typing import Any
 from .checkpoint import DEMONSTRATION_NOTICE, load_checkpoint
 from .engine import Scorer, ScoringOptions
 from .processes import Processes
-from .provenance import describe_provenance
+from .provenance import provenance_columns
 from .rows import COLUMNS, ScoreRow
 from .run import ScoringInterrupted, Summary, TableOptions, score_to_stream, score_to_table
 from .selection import Selection
@@ -79,11 +79,11 @@ __all__ = [
     "Summary",
     "TableOptions",
     "TableWriter",
-    "describe_provenance",
     "is_dataset_path",
     "list_items",
     "load_checkpoint",
     "open_source",
+    "provenance_columns",
     "score_images",
     "score_to_stream",
     "score_to_table",

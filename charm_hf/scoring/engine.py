@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from itertools import chain
 from multiprocessing import get_context
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from .batching import plan_batches
-from .rows import ScoreRow
+from .rows import ScoreRow, round_value
 from .sources import Item
 from .tokenizing import BatchTokenizer, Measured, TokenBatch, measure
 
@@ -228,7 +229,8 @@ class Scorer:
                 source_failed = True
                 raise
 
-        while True:
+        while (first := next(batches, None)) is not None:  # else there is nothing to start worker processes for
+            batches = chain([first], batches)
             try:
                 for tokenized in self._loader(handed_out()):
                     underway.popleft()
@@ -311,7 +313,7 @@ def summarize_views(
     num_views: int,
     score_values: Sequence[float] | None,
 ) -> list[dict[str, Any]]:
-    """Average the views of each image, in double precision.
+    """Average the views of each image, in double precision, and round to the decimals that tables carry.
 
     Args:
         scores: (B·V,), the views of an image side by side.
@@ -336,7 +338,8 @@ def summarize_views(
         centre = (mean @ values)[:, None]
         columns["std"] = (mean * (values - centre).square()).sum(1).clamp(min=0).sqrt().tolist()
         columns["distribution"] = mean.tolist()
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    rounded = {name: [round_value(value) for value in values] for name, values in columns.items()}
+    return [dict(zip(rounded, row, strict=True)) for row in zip(*rounded.values(), strict=True)]
 
 
 def tokenize_guarded(tokenizer: BatchTokenizer, batch: list[tuple[int, Item]]) -> TokenBatch:

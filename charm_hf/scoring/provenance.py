@@ -1,4 +1,4 @@
-"""What produced a score: as columns for people, and as an identity by which a run recognizes itself."""
+"""What produced a score: as columns of the table, and as an identity by which a run recognizes itself."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import PIL
 import torch
 import transformers
 
+from ..models.provenance_charm import describe_provenance
 from .engine import CHUNK_BYTES, CHUNK_IMAGES, Scorer
 
 
@@ -17,20 +18,9 @@ from .engine import CHUNK_BYTES, CHUNK_IMAGES, Scorer
 _INCIDENTAL = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "auto_map", "custom_pipelines")
 
 
-def describe_provenance(model: Any) -> dict[str, str]:
-    """Columns that tell where scores come from: checkpoint, its revision, this package's version, and the dtype.
-
-    The revision is the commit of a Hub repository; of a local folder, `sha256:` and a digest of the weights.
-    """
-    from .. import __version__
-
-    revision = getattr(model.config, "_commit_hash", None) or f"sha256:{digest_weights(model)[:16]}"
-    return {
-        "model": str(model.config._name_or_path),
-        "revision": revision,
-        "charm_hf_version": __version__,
-        "dtype": str(model.dtype).removeprefix("torch."),
-    }
+def provenance_columns(model: Any) -> dict[str, str]:
+    """Columns that tell where scores come from (see `describe_provenance`); empty text for what does not apply."""
+    return {name: value or "" for name, value in describe_provenance(model).items()}
 
 
 def identify(source: Any, scorer: Scorer) -> dict[str, Any]:

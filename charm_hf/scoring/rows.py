@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 
-# Decimals of everything that is written. Float32 carries no more; see docs/scoring.md on why tables are still equal.
+# Decimals of every number from the model. Float32 carries no more, and what a row says is what a threshold compares.
 DECIMALS = 6
 
 COLUMNS = ("path", "score", "normalized_score", "std", "width", "height", "tokens", "error")
@@ -45,6 +45,13 @@ class ScoreRow:
     def to_dict(self) -> dict[str, Any]:
         """Every field by name."""
         return asdict(self)
+
+
+def round_value(value: Any) -> Any:
+    """Round a number, or a list of them, to the decimals that tables carry."""
+    if isinstance(value, float):
+        return round(value, DECIMALS)
+    return [round_value(item) for item in value] if isinstance(value, list) else value
 
 
 def display_path(path: str | os.PathLike) -> str:

@@ -99,7 +99,7 @@ class TableWriter:
         self.close()
 
     def _record(self, row: ScoreRow) -> dict[str, Any]:
-        values = {name: round_value(getattr(row, name)) for name in self.columns if name not in self.constants}
+        values = {name: getattr(row, name) for name in self.columns if name not in self.constants}
         return {**values, **self.constants}
 
 
@@ -113,13 +113,6 @@ def check_format(file: str | os.PathLike) -> str:
     if suffix not in FORMATS:
         raise ValueError(f"{os.fspath(file)!r}: expected a file name ending in {', '.join(FORMATS)}, got {suffix!r}.")
     return suffix
-
-
-def round_value(value: Any) -> Any:
-    """Round a number, or a list of them, to the decimals that tables carry."""
-    if isinstance(value, float):
-        return round(value, DECIMALS)
-    return [round_value(item) for item in value] if isinstance(value, list) else value
 
 
 def _csv_cell(value: Any) -> Any:
