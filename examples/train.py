@@ -63,6 +63,7 @@ from charm_hf.training.losses import correlation_loss
 from charm_hf.training.mixout import add_mixout, state_dict_without_mixout
 from charm_hf.training.model_card import draft_model_card
 from charm_hf.training.parameter_groups import build_parameter_groups
+from charm_hf.training.processes import exit_with_launcher
 from charm_hf.training.run_folder import claim_output_dir, describe_run, publish_files
 from charm_hf.training.splits import hold_out_fold, load_clean_split, require_scale
 
@@ -280,6 +281,7 @@ def main(argv: list[str] | None = None) -> None:
     accelerator = Accelerator(
         mixed_precision=args.mixed_precision, log_with=trackers, project_dir=args.output_dir / "logs"
     )
+    exit_with_launcher()
     world, rank = accelerator.num_processes, accelerator.process_index
 
     # What to train on

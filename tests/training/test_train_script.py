@@ -3,6 +3,8 @@
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -142,9 +144,23 @@ def test_a_run_does_not_go_on_with_other_settings(finished, photo_table):
         run_in_process("train", *flags_for(photo_table, finished, *options))
 
 
+def test_a_folder_that_another_process_trains_into_is_refused(photo_table, tmp_path):
+    (tmp_path / "run").mkdir()
+    code = (
+        "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(1); time.sleep(60)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-uc", code, str(tmp_path / "run" / ".lock")], stdout=subprocess.PIPE
+    ) as other:
+        other.stdout.readline()
+        with pytest.raises(RuntimeError, match="Another process is training into"):
+            run_in_process("train", *flags_for(photo_table, tmp_path / "run"))
+        other.kill()
+
+
 def test_no_file_of_a_run_is_a_pickle(finished):
     suffixes = {path.suffix for path in finished.rglob("*") if path.is_file()}
-    assert suffixes <= {".safetensors", ".json", ".py", ".md", ".png"}
+    assert suffixes <= {"", ".safetensors", ".json", ".py", ".md", ".png"}
 
 
 def test_a_short_batch_and_accumulation_give_the_gradient_of_the_whole(photo_table, tmp_path):
@@ -307,14 +323,15 @@ def test_a_run_killed_at_any_moment_ends_with_the_weights_of_one_that_was_not(ph
     whole = start_process(script, *flags_for(photo_table, tmp_path / "whole", *common))
     finish_process(whole)
     killed = flags_for(photo_table, tmp_path / "killed", *common, "--resume_from_checkpoint", "latest")
-    for steps in (1, 5, 9):
-        process = start_process(script, *killed)
+    launch = ("-m", "accelerate.commands.launch", "--num_processes", "1")
+    for steps, launcher in ((1, ()), (5, launch), (9, ())):
+        process = start_process(*launcher, script, *killed)
         while process.poll() is None and not (tmp_path / "killed" / f"checkpoint-{steps:08d}").exists():
             time.sleep(0.01)
         time.sleep(0.03 * steps)
         assert process.poll() is None, process.communicate()[0]
-        os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
+        os.kill(process.pid, signal.SIGKILL)  # of a launched run only the launcher
+        process.wait()
     finish_process(start_process(script, *killed))
     assert same_weights(tmp_path / "whole", tmp_path / "killed")
 
