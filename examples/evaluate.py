@@ -103,8 +103,8 @@ def predictions_table(
 ) -> pa.Table:
     """One row a photo: what people said, what the model says, in the dataset's units and in [0, 1]."""
     columns: dict[str, Any] = {
-        "image_id": list(dataset["image_id"]),
-        "score": np.asarray(dataset["score"]),
+        "image_id": dataset["image_id"][:],
+        "score": np.array(dataset["score"][:]),
         "predicted_score": predictions.scores(scale.score_range),
         "normalized_score": predictions.normalized_scores,
     }
@@ -152,7 +152,7 @@ def main(argv: list[str] | None = None) -> None:
             "dataset": scale.dataset_name,
             "split": args.split if args.fold is None else f"fold {args.fold} of {args.num_folds} of {args.split}",
             "images": len(dataset),
-            "image_ids_sha256": split_hash(dataset["image_id"]),
+            "image_ids_sha256": split_hash(dataset["image_id"][:]),
             "left_out": left_out,
             "score_range": scale.score_range,
             "confidence": args.confidence,

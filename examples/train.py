@@ -178,7 +178,7 @@ def build_parts(args: argparse.Namespace, train: Dataset, scale: LabelScale) -> 
             "score_values": scale.score_values if distribution else None,
             "num_attributes": len(train[0]["attributes"]) if "attributes" in train.column_names else 0,
             "classifier_dropout": args.classifier_dropout,
-            "score_quantiles": score_quantiles(np.asarray(train["score"])),
+            "score_quantiles": score_quantiles(np.array(train["score"][:])),
         },
         num_scales=args.num_scales,
     )

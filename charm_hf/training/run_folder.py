@@ -51,7 +51,7 @@ def describe_run(
         "command": f"{launch} examples/train.py {shlex.join(flags)}",
         "flags": {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()},
         "splits": {
-            name: {"images": len(part), "sha256": split_hash(part["image_id"])}
+            name: {"images": len(part), "sha256": split_hash(part["image_id"][:])}
             for name, part in splits.items()
             if part is not None
         },
