@@ -18,8 +18,9 @@ from typing import Any
 from PIL import Image
 
 from .explain import explain
+from .hub import embedded_model_path, resolve_checkpoint
 from .models.image_loading_charm import image_size, load_image
-from .scoring.checkpoint import DEMONSTRATION_NOTICE, default_checkpoint, default_device
+from .scoring.checkpoint import DEMONSTRATION_NOTICE, default_device
 
 
 logger = logging.getLogger(__name__)
@@ -128,8 +129,6 @@ def _score_photo(
 def load_pipeline(source: str, *, device: str | None = None, trust_remote_code: bool = False) -> Any:
     """Load a checkpoint, by folder or repository, as an [`ImageAestheticsPipeline`]."""
     from transformers import pipeline
-
-    from .hub import resolve_checkpoint
 
     return pipeline(
         "image-aesthetics",
@@ -347,7 +346,7 @@ def launch_demo(
     from starlette.middleware import Middleware
 
     limits = limits or DemoLimits()
-    offered = {Path(source).name or source: source for source in checkpoints} or {DEMONSTRATION: default_checkpoint()}
+    offered = {Path(source).name or source: source for source in checkpoints} or {DEMONSTRATION: embedded_model_path()}
     if len(offered) < len(checkpoints):
         offered = {source: source for source in checkpoints}
     if not _is_this_machine(host):
