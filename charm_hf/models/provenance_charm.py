@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 import transformers
-from huggingface_hub.utils.sha import sha_fileobj
 from transformers.utils import CONFIG_NAME, cached_file
 
 
@@ -62,11 +61,10 @@ def describe_provenance(model: Any) -> dict[str, str | None]:
 
 
 def _hash_weights(folder: Path) -> str | None:
-    """SHA-256 of the safetensors in a folder, of the digests of several by name; `None` if there are none."""
-    digests = []
-    for path in sorted(folder.glob("*.safetensors")) if folder.is_dir() else []:
-        with open(path, "rb") as file:
-            digests.append(sha_fileobj(file))
-    if len(digests) > 1:
-        return hashlib.sha256(b"".join(digests)).hexdigest()
-    return digests[0].hex() if digests else None
+    """SHA-256 of the safetensors in a folder, one after the other by name; `None` if there are none."""
+    digest, files = hashlib.sha256(), sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    for file in files:
+        with open(file, "rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest() if files else None
