@@ -74,14 +74,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parse_arguments(parser, argv)
 
 
-def load_split(args: argparse.Namespace) -> Dataset:
-    """The photos to measure on; what is left out is logged and counted."""
+def load_split(args: argparse.Namespace) -> tuple[Dataset, dict[str, int]]:
+    """The photos to measure on, and the number of rows left out for each reason."""
     sizes = {} if args.validation_size is None else {"validation_size": args.validation_size}
     load = partial(load_aesthetic_dataset, args.dataset_name, args.data_dir, **sizes, **args.dataset_options)
-    dataset = concatenate_datasets([load(split) for split in args.split.split("+")])
+    parts, reports = zip(*(load(split, return_report=True) for split in args.split.split("+")), strict=True)
+    dataset = concatenate_datasets(list(parts))
+    left_out = {reason: sum(len(report.left_out[reason]) for report in reports) for reason in reports[0].left_out}
     if args.fold is not None:
         _, dataset = hold_out_fold(dataset, args.fold, args.num_folds, args.fold_seed, args.stratify_column)
-    return dataset
+    return dataset, left_out
 
 
 def measure(
@@ -132,7 +134,7 @@ def main(argv: list[str] | None = None) -> None:
     logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", level=logging.INFO)
     accelerator = Accelerator(mixed_precision=args.mixed_precision)
     with accelerator.main_process_first():  # it writes seeded splits and mapped tables, the others find them
-        dataset = load_split(args)
+        dataset, left_out = load_split(args)
     scale = require_scale(dataset)
 
     model = CharmForAestheticScoring.from_pretrained(args.model_name_or_path).to(accelerator.device).eval()
@@ -151,6 +153,7 @@ def main(argv: list[str] | None = None) -> None:
             "split": args.split if args.fold is None else f"fold {args.fold} of {args.num_folds} of {args.split}",
             "images": len(dataset),
             "image_ids_sha256": split_hash(dataset["image_id"]),
+            "left_out": left_out,
             "score_range": scale.score_range,
             "confidence": args.confidence,
             "metrics": measure(args, predictions, dataset, scale, values),

@@ -40,6 +40,7 @@ from tqdm.auto import tqdm
 from transformers import SchedulerType, get_scheduler
 
 from charm_hf.data import LabelScale
+from charm_hf.hub import push_checkpoint
 from charm_hf.models.configuration_charm import DATASET_PRESETS
 from charm_hf.training.arguments import mapping, parse_arguments, size
 from charm_hf.training.augmentation import TrainingAugmentation
@@ -62,6 +63,7 @@ from charm_hf.training.losses import correlation_loss
 from charm_hf.training.mixout import add_mixout, state_dict_without_mixout
 from charm_hf.training.model_card import draft_model_card
 from charm_hf.training.parameter_groups import build_parameter_groups
+from charm_hf.training.processes import exit_with_launcher
 from charm_hf.training.run_folder import claim_output_dir, describe_run, publish_files
 from charm_hf.training.splits import hold_out_fold, load_clean_split, require_scale
 
@@ -93,7 +95,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--model_name_or_path", help="pretrained backbone, or a Charm checkpoint for a warm start")
     add("--backbone", type=mapping, help="instead: configuration of a backbone with random weights")
     add("--processor", type=mapping, default={}, help="parameters of CharmImageProcessor")
-    add("--num_scales", type=int, default=2)
+    add("--num_scales", type=int, default=2, help="of a new model; a Charm checkpoint keeps its own")
     add("--head", choices=("auto", "distribution", "regression"), default="auto", help="auto: as the labels are")
     add("--classifier_dropout", type=float, default=0.1)
     # Augmentation, in training only
@@ -264,12 +266,10 @@ def finish(args: argparse.Namespace, run: dict[str, Any], parts: TrainingParts, 
     """Leave the best checkpoint at the top of the run's folder, with a card, and push it if that is wanted."""
     publish_files(best_folder(args, best), args.output_dir)
     name = args.hub_model_id or args.output_dir.resolve().name
-    card = draft_model_card(name, parts.model.config, run, best, args.model_name_or_path)
+    card = draft_model_card(name, parts.model.config, run, best)
     card.save(args.output_dir / "README.md")
     logger.info("%s holds the checkpoint of epoch %d", args.output_dir, best["epoch"])
     if args.push_to_hub:
-        from charm_hf.hub import push_checkpoint
-
         push_checkpoint(args.output_dir, args.hub_model_id)
 
 
@@ -278,7 +278,10 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", level=logging.INFO)
     trackers = args.report_to if args.with_tracking else None
-    accelerator = Accelerator(mixed_precision=args.mixed_precision, log_with=trackers, project_dir=args.output_dir)
+    accelerator = Accelerator(
+        mixed_precision=args.mixed_precision, log_with=trackers, project_dir=args.output_dir / "logs"
+    )
+    exit_with_launcher()
     world, rank = accelerator.num_processes, accelerator.process_index
 
     # What to train on
