@@ -276,6 +276,7 @@ def build_demo(checkpoints: dict[str, str], load: Callable[[str], Any], limits: 
                     columns=5,
                     fit_columns=False,
                     object_fit="contain",
+                    height=230,
                     allow_preview=False,
                     interactive=False,
                     buttons=[],
