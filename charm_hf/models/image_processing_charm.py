@@ -461,8 +461,8 @@ def _tokens_of(
     if _is_plain_pixels(image):
         tokens = torch.from_numpy(cut_pixels(image.numpy(), plan, layout, factor.numpy(), offset.numpy()))
     else:
-        per_value = (values.to(image.device).repeat_interleave(settings.patch_size**2) for values in (factor, offset))
-        tokens = torch.addcmul(*reversed([*per_value]), cut_tokens(image, plan, layout))
+        factor, offset = (item.to(image.device).repeat_interleave(settings.patch_size**2) for item in (factor, offset))
+        tokens = torch.addcmul(offset, cut_tokens(image, plan, layout), factor)
     scale_ids, positions = (torch.from_numpy(ids).to(tokens.device) for ids in (layout.scale_ids, layout.positions))
     if settings.overflow == "drop" and len(tokens) > settings.max_num_patches:
         kept = torch.randperm(len(tokens), generator=generator)[: settings.max_num_patches].sort().values
