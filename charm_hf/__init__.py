@@ -27,6 +27,7 @@ _PUBLIC = {
     "load_aesthetic_dataset": "data",
     "AestheticMetrics": "metrics",
     "embedded_model_path": "hub",
+    "resolve_checkpoint": "hub",
 }
 
 __all__ = sorted(_PUBLIC)

@@ -18,12 +18,17 @@ import argparse
 import itertools
 import logging
 import math
-import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+
+# This folder, where Python looks first, holds an `evaluate.py` that is not the package of that name.
+if str(Path(__file__).absolute().parent) in sys.path:
+    sys.path.remove(str(Path(__file__).absolute().parent))
 
 import numpy as np
 import torch
@@ -36,14 +41,15 @@ from transformers import SchedulerType, get_scheduler
 
 from charm_hf.data import LabelScale
 from charm_hf.models.configuration_charm import DATASET_PRESETS
-from charm_hf.training.arguments import mapping, parse_arguments
+from charm_hf.training.arguments import mapping, parse_arguments, size
 from charm_hf.training.augmentation import TrainingAugmentation
-from charm_hf.training.building import build_model, build_processor, score_quantiles
+from charm_hf.training.building import build_model, build_processor, label_column, score_quantiles
 from charm_hf.training.checkpointing import (
     Progress,
     TrainingParts,
     find_checkpoint,
     load_checkpoint,
+    remove_folder,
     save_checkpoint,
     write_json,
     written_whole,
@@ -54,12 +60,15 @@ from charm_hf.training.evaluation import evaluate_predictions, predict
 from charm_hf.training.loading import EpochBatchSampler, TokenizedDataset, WaitClock, evaluation_batches, make_loader
 from charm_hf.training.losses import correlation_loss
 from charm_hf.training.mixout import add_mixout, state_dict_without_mixout
+from charm_hf.training.model_card import draft_model_card
 from charm_hf.training.parameter_groups import build_parameter_groups
 from charm_hf.training.run_folder import claim_output_dir, describe_run, publish_files
 from charm_hf.training.splits import hold_out_fold, load_clean_split, require_scale
 
 
 logger = get_logger(__name__)
+
+SCHEDULERS = [kind.value for kind in SchedulerType if kind.value not in ("reduce_lr_on_plateau", "greedy")]
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -73,9 +82,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--train_split", default="train", help="several are joined with a plus: train+validation")
     add("--validation_split", default="validation", help='"none" trains without, and keeps the last epoch')
     add(
-        "--validation_size",
-        type=float,
-        help="share of the training photos, where there is no official validation part",
+        "--validation_size", type=size, help="share or number of training photos, where no validation part is official"
     )
     add("--fold", type=int, help="cross-validation: hold this fold of the training split out as the validation part")
     add("--num_folds", type=int, default=5)
@@ -108,7 +115,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--weight_decay", type=float, default=0.02)
     add("--max_grad_norm", type=float, default=1.0)
     add("--num_train_epochs", type=int, default=30)
-    add("--lr_scheduler_type", choices=[kind.value for kind in SchedulerType], default="cosine_with_min_lr")
+    add("--lr_scheduler_type", choices=SCHEDULERS, default="cosine_with_min_lr")
     add("--lr_scheduler_kwargs", type=mapping, help="default for cosine_with_min_lr: {min_lr: 1e-6}")
     add("--num_warmup_steps", type=int, default=0)
     add("--freeze_backbone", action="store_true", help="train head and scale embeddings only")
@@ -117,7 +124,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--mixed_precision", choices=("no", "bf16"), default="no")
     add("--seed", type=int, default=0)
     # Selection, output, resuming
-    add("--metric_for_best_model", choices=("plcc", "srcc"), default="plcc")
+    add(
+        "--metric_for_best_model",
+        choices=("plcc", "srcc", "last"),
+        default="plcc",
+        help="last: choose no epoch by its metrics",
+    )
     add("--early_stopping_patience", type=int, help="stop after so many epochs without a better one")
     add("--output_dir", type=Path, required=True)
     add("--checkpointing_steps", default="epoch", help='optimizer steps between checkpoints, or "epoch"')
@@ -197,6 +209,13 @@ def batch_loss(model: torch.nn.Module, batch: dict[str, torch.Tensor], correlati
     return outputs.loss + correlation_weight * correlation_loss(outputs.scores, batch["scores"])
 
 
+def require_finite(name: str, value: torch.Tensor, image_ids: Any, batches: list[dict[str, torch.Tensor]]) -> None:
+    """Stop the run where it goes wrong, with the photos that it went wrong on."""
+    if not value.isfinite():
+        ids = ", ".join(image_ids[index] for batch in batches for index in batch["index"].tolist())
+        raise FloatingPointError(f"The {name} is {value.item()} in a batch of the photos {ids}.")
+
+
 def train_steps(
     args: argparse.Namespace,
     accelerator: Accelerator,
@@ -215,12 +234,11 @@ def train_steps(
             # Gradients are exchanged once a step, and a short last batch counts for the photos that it has.
             with nullcontext() if number == len(group) else accelerator.no_sync(wrapped):
                 loss = batch_loss(wrapped, batch, args.correlation_weight) * (len(batch["index"]) / photos)
-                if not loss.isfinite():
-                    ids = ", ".join(image_ids[index] for index in batch["index"].tolist())
-                    raise FloatingPointError(f"The loss is {loss.item()} in a batch of the photos {ids}.")
+                require_finite("loss", loss, image_ids, [batch])
                 accelerator.backward(loss)
             total += loss.detach()
-        accelerator.clip_grad_norm_(parameters, args.max_grad_norm)
+        norm = accelerator.clip_grad_norm_(parameters, args.max_grad_norm)
+        require_finite("gradient", norm, image_ids, group)
         parts.optimizer.step()
         parts.optimizer.zero_grad()
         parts.scheduler.step()
@@ -229,21 +247,9 @@ def train_steps(
         yield accelerator.reduce(total, "mean").item()
 
 
-def best_record(args: argparse.Namespace, history: list[dict[str, Any]]) -> dict[str, Any]:
-    """The epoch with the best validation metric, the earliest of equals; the last one if nothing is validated."""
-    return max(history, key=lambda record: (record.get(args.metric_for_best_model, record["epoch"]), -record["epoch"]))
-
-
 def best_folder(args: argparse.Namespace, record: dict[str, Any]) -> Path:
     """Where the model of an epoch is kept while it is the best."""
-    return args.output_dir / f"best-epoch-{record['epoch']:04d}"
-
-
-def is_over(args: argparse.Namespace, history: list[dict[str, Any]]) -> bool:
-    """Whether all epochs are done, or patience is at its end."""
-    waited = len(history) - best_record(args, history)["epoch"] if history else 0
-    patience = args.early_stopping_patience
-    return len(history) >= args.num_train_epochs or (patience is not None and waited >= patience)
+    return args.output_dir / f"checkpoint-best-epoch-{record['epoch']:04d}"
 
 
 def save_model(folder: Path, parts: TrainingParts, processor: Any) -> None:
@@ -252,6 +258,19 @@ def save_model(folder: Path, parts: TrainingParts, processor: Any) -> None:
     with written_whole(folder) as temporary:
         model.save_pretrained(temporary, state_dict=state_dict_without_mixout(model.state_dict()))
         processor.save_pretrained(temporary)
+
+
+def finish(args: argparse.Namespace, run: dict[str, Any], parts: TrainingParts, best: dict[str, Any]) -> None:
+    """Leave the best checkpoint at the top of the run's folder, with a card, and push it if that is wanted."""
+    publish_files(best_folder(args, best), args.output_dir)
+    name = args.hub_model_id or args.output_dir.resolve().name
+    card = draft_model_card(name, parts.model.config, run, best, args.model_name_or_path)
+    card.save(args.output_dir / "README.md")
+    logger.info("%s holds the checkpoint of epoch %d", args.output_dir, best["epoch"])
+    if args.push_to_hub:
+        from charm_hf.hub import push_checkpoint
+
+        push_checkpoint(args.output_dir, args.hub_model_id)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -279,7 +298,7 @@ def main(argv: list[str] | None = None) -> None:
     torch.manual_seed(args.seed + rank)  # from here on, each process drops out on its own
 
     # How photos reach it
-    label = "distribution" if args.loss == "emd" or (args.loss == "auto" and scored.config.score_values) else "score"
+    label = label_column(args.loss, scored.config, train.column_names)
     augmentation = TrainingAugmentation(args.flip, args.rotation, args.min_crop_area, args.max_crop_stretch)
     selection = {"patch_selection": args.train_patch_selection, "stochastic_selection": args.stochastic_selection}
     photos = TokenizedDataset(train, processor, label, augmentation, selection, args.seed)
@@ -295,7 +314,8 @@ def main(argv: list[str] | None = None) -> None:
     if trackers:
         accelerator.init_trackers("charm", {k: v for k, v in vars(args).items() if isinstance(v, (int, float, str))})
 
-    while not is_over(args, progress.history):
+    metric = args.metric_for_best_model
+    while not progress.is_over(args.num_train_epochs, metric, args.early_stopping_patience):
         clock = WaitClock()
         sampler.set_position(progress.epoch, progress.epoch_step * args.gradient_accumulation_steps)
         parts.model.train()
@@ -326,11 +346,10 @@ def main(argv: list[str] | None = None) -> None:
             metrics = evaluate_predictions(predictions, validation, scale, scored.config.score_values)
             squared_error = metrics["mse"] / (scale.score_range[1] - scale.score_range[0]) ** 2
             record |= {"eval_loss": metrics["emd_r2"] if label == "distribution" else squared_error, **metrics}
-        progress.history.append(record)
-        progress.epoch, progress.epoch_step, progress.epoch_loss = progress.epoch + 1, 0, 0.0
+        progress.end_epoch(record)
         logger.info(", ".join(f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in record.items()))
         accelerator.log({k: v for k, v in record.items() if k != "step"}, step=progress.step)
-        best = best_record(args, progress.history)
+        best = progress.best(metric)
         if accelerator.is_main_process:
             if best is record:
                 save_model(best_folder(args, best), parts, processor)
@@ -338,13 +357,11 @@ def main(argv: list[str] | None = None) -> None:
             plot_curves(progress.history, args.output_dir / "curves.png")
         save_checkpoint(args.output_dir, accelerator, parts, progress, args.save_total_limit)
         if accelerator.is_main_process:  # only now can no resumed run ask for an earlier one
-            for folder in set(args.output_dir.glob("best-epoch-*")) - {best_folder(args, best)}:
-                shutil.rmtree(folder)
+            for folder in set(args.output_dir.glob("checkpoint-best-epoch-*")) - {best_folder(args, best)}:
+                remove_folder(folder)
 
     if accelerator.is_main_process:
-        best = best_record(args, progress.history)
-        publish_files(best_folder(args, best), args.output_dir)
-        logger.info("%s holds the checkpoint of epoch %d", args.output_dir, best["epoch"])
+        finish(args, run, parts, progress.best(metric))
     accelerator.end_training()
 
 

@@ -218,6 +218,15 @@ def test_embedded_images_are_read_from_saved_folders_and_parquet(photos, tmp_pat
     assert dataset_score_range(decoded) == (1, 10)
 
 
+def test_embedded_images_are_decoded_only_when_their_row_is_read(photos, tmp_path, monkeypatch):
+    root, names = photos
+    _embedded(root, names).to_parquet(tmp_path / "t.parquet")
+    with monkeypatch.context() as patch:
+        patch.setattr("PIL.Image.open", lambda *_: pytest.fail("decoded an image"))
+        dataset = load_aesthetic_dataset("csv", tmp_path / "t.parquet", image_column="picture", score_range=(1, 10))
+    assert dataset[0]["image"].size == (48, 36)
+
+
 def test_what_this_package_saved_comes_back_whole(tmp_path):
     write_ava(tmp_path / "ava")
     original = load_aesthetic_dataset("ava", tmp_path / "ava", "train", comments=True)
@@ -243,3 +252,23 @@ def test_image_dir_has_no_use_for_embedded_images(photos, tmp_path):
     _embedded(root, names).to_parquet(tmp_path / "t.parquet")
     with pytest.raises(ValueError, match="carries its images itself"):
         load_aesthetic_dataset("csv", tmp_path / "t.parquet", image_column="picture", image_dir=root)
+
+
+def test_a_hub_dataset_is_asked_for_by_its_id_and_options(photos, tmp_path, monkeypatch):
+    root, names = photos
+    calls = []
+
+    def load_dataset(*arguments, **options):
+        calls.append((arguments, options))
+        return datasets.DatasetDict(train=_embedded(root, names), val=_embedded(root, names))
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    options = {"image_column": "picture", "load_options": {"revision": "v1"}, "splits_dir": tmp_path}
+
+    dataset = load_aesthetic_dataset("owner/name", split="validation", **options)
+
+    assert calls == [(("owner/name",), {"revision": "v1"})]
+    assert len(dataset) == 5
+    assert dataset_score_range(dataset) is None
+    with pytest.raises(ValueError, match="owner--name has no test part, only train, validation"):
+        load_aesthetic_dataset("owner/name", split="test", **options)

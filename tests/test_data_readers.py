@@ -139,7 +139,7 @@ def test_a_file_without_comments_is_refused(tmp_path):
     (tmp_path / "other.txt").write_text("image,comment\n1,good\n")
     with pytest.raises(ValueError, match="field0#image_id#comment1"):
         load_ava_comments(tmp_path / "other.txt")
-    with pytest.raises(FileNotFoundError, match="found in .*other"):
+    with pytest.raises(FileNotFoundError, match=r"found in .*other"):
         load_ava_comments(tmp_path / "AVA_Comments_Full.txt")
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import photo_path
 from PIL import Image
+from support import photo_path
 
 from charm_hf.models import image_loading_charm
 from charm_hf.models.image_loading_charm import array_to_tensor, image_size, load_image

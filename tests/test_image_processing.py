@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import FIXTURES, photo_path
 from PIL import Image
 from safetensors.torch import load_file
+from support import FIXTURES, photo_path
 
 from charm_hf import CharmImageProcessor
 from charm_hf.models.configuration_charm import DATASET_PRESETS

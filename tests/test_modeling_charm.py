@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import BACKBONES, FIXTURES, photo_path, tiny_backbone_config, tiny_model, tiny_processor
 from safetensors.torch import load_file, save_file
+from support import BACKBONES, FIXTURES, photo_path, tiny_backbone_config, tiny_model, tiny_processor
 from torch import nn
 from transformers import AutoModel, BertConfig, CLIPVisionConfig, ViTConfig
 
@@ -187,6 +187,14 @@ def test_bicubic_weights_are_torchs(size: int, antialias: bool) -> None:
     ).flatten()
     weights = bicubic_weights(torch.arange(size), torch.full((size,), size), 37, antialias)
     assert torch.allclose(weights @ table, expected, atol=1e-5)
+
+
+def test_the_released_mismatch_moves_81_percent_of_the_fine_tokens_of_a_600_by_400_photo() -> None:
+    inputs = CharmImageProcessor.for_dataset("aadb", overflow="keep")(photo_path("coffee"))
+    scales, positions = inputs["scale_ids"], inputs["patch_positions"]
+    moved = (raster_order(scales, positions, inputs["pixel_attention_mask"]) != positions).any(-1)
+    assert moved[scales == 1].float().mean() == pytest.approx(0.81, abs=0.005)
+    assert not moved[scales == 0].any()
 
 
 def test_raster_order_permutes_inside_each_scale_only() -> None:

@@ -11,8 +11,8 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model, tiny_processor
 from PIL import Image
+from support import tiny_model, tiny_processor
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification, pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 

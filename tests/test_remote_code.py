@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import tiny_model, tiny_processor
+from support import tiny_model, tiny_processor
 from transformers import pipeline
 
 

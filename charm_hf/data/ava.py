@@ -91,7 +91,7 @@ def load_ava_comments(path: str | os.PathLike[str], image_ids: Collection[str] |
 
     Args:
         path: the file, UTF-8.
-        image_ids: keep the comments of these images only; the whole file takes about a gigabyte of memory.
+        image_ids: keep the comments of these images only, which saves memory: the whole file is large.
 
     Returns:
         Image id, as in the column `image_id`, to the comments on it.

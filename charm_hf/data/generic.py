@@ -15,7 +15,7 @@ import numpy as np
 from datasets import Dataset, DatasetDict, Image, Value
 
 from charm_hf.data.annotations import Annotations
-from charm_hf.data.images import EmbeddedImages, FolderImages, ImageSource
+from charm_hf.data.images import EmbeddedImages, FolderImages, ImageSource, image_fields
 from charm_hf.data.labels import LabelScale, get_label_scale
 from charm_hf.data.report import LeftOut
 from charm_hf.data.tables import clean_name, read_delimited, read_text, require_mostly_good, to_floats
@@ -56,23 +56,27 @@ class Columns:
         """Column names."""
         return list(self.values) if self.dataset is None else self.dataset.column_names
 
-    def get(self, name: str) -> list[Any]:
-        """Values of a column."""
+    def require(self, name: str) -> str:
+        """Return the name of a column if there is such a column."""
         if name not in self.names:
             raise ValueError(f"{self.source}: expected a column {name!r}, found {', '.join(self.names)}.")
+        return name
+
+    def get(self, name: str) -> list[Any]:
+        """Values of a column."""
+        self.require(name)
         return self.values[name] if self.dataset is None else self.dataset.select_columns([name]).to_dict()[name]
 
     def kind(self, name: str) -> Any:
-        """Type of a column; text tables tell it by their first values."""
+        """Type of a column."""
         if self.dataset is not None:
             return self.dataset.features[name]
-        return Dataset.from_dict({name: self.values[name][:1000]}).features[name]
+        return Dataset.from_dict({name: self.values[name]}).features[name]
 
     def find(self, chosen: str | None, candidates: Sequence[str], what: str, required: bool = True) -> str | None:
         """The chosen column, or the first candidate that is there, upper or lower case."""
         if chosen is not None:
-            self.get(chosen)
-            return chosen
+            return self.require(chosen)
         by_lower = {name.lower(): name for name in reversed(self.names)}
         found = next((by_lower[candidate] for candidate in candidates if candidate in by_lower), None)
         if found is None and required:
@@ -134,10 +138,7 @@ class ColumnOptions:
 
     def _bins(self, columns: Columns) -> list[str]:
         if self.distribution_columns is not None:
-            bins = list(self.distribution_columns)
-            for name in bins:
-                columns.get(name)
-            return bins
+            return [columns.require(name) for name in self.distribution_columns]
         if "distribution" in columns.names:
             return ["distribution"]
         matches = sorted(filter(None, map(_BIN_COLUMN.fullmatch, columns.names)), key=lambda match: float(match[2]))
@@ -176,7 +177,7 @@ class ColumnOptions:
 
     def _extra(self, columns: Columns, known: LabelScale | None, used: set[str | None]) -> list[str]:
         if self.extra_columns is not None:
-            return list(self.extra_columns)
+            return [columns.require(name) for name in self.extra_columns]
         # A dataset that this package saved comes back with all its columns.
         return [name for name in columns.names if name not in used] if known else []
 
@@ -344,15 +345,10 @@ def _images(columns: Columns, name: str, folder: Path) -> tuple[ImageSource, lis
     column = columns.dataset.select_columns([name])
     column = column if name == "image" else column.rename_column(name, "image")
     column = column.cast_column("image", Image(decode=False))
-    paths = [path for batch in column.with_format("arrow").iter(1024) for path in _paths(batch)]
-    ids = [path or str(row) for row, path in enumerate(paths)]
+    paths = [path for batch in column.with_format("arrow").iter(1024) for path in image_fields(batch)[1].to_pylist()]
+    ids = [clean_name(path) if path else str(row) for row, path in enumerate(paths)]
     ids = ids if len(set(ids)) == len(ids) else [f"{row}-{path}" for row, path in enumerate(ids)]
     return EmbeddedImages(column, np.arange(len(column))), ids
-
-
-def _paths(batch: Any) -> list[str | None]:
-    paths = batch.column("image").combine_chunks().field("path").to_pylist()
-    return [clean_name(path) if path else None for path in paths]
 
 
 def _counts(columns: Columns, bins: list[str], num_bins: int) -> np.ndarray:

@@ -185,13 +185,20 @@ class EmbeddedImages:
         start = 0
         # Arrow batches are views: the encoded images themselves are not read here.
         for batch in self.column.with_format("arrow").iter(_CHUNK):
-            images = batch.column("image").combine_chunks()
-            no_bytes, paths = images.field("bytes").is_null().to_pylist(), images.field("path").to_pylist()
-            for offset, (empty, path) in enumerate(zip(no_bytes, paths, strict=True)):
-                if empty and not _exists(path):
+            contents, paths = image_fields(batch)
+            empty = contents.is_null().to_pylist()
+            for offset, path in enumerate(paths.to_pylist()):
+                if empty[offset] and not _exists(path):
                     absent[start + offset] = f"no file {path}" if path else "no image in this row"
-            start += len(images)
+            start += len(paths)
         return absent
+
+
+def image_fields(batch: pa.Table) -> tuple[pa.Array, pa.Array]:
+    """Bytes and paths of the column `image`, both null where the whole image is (which `field` would overlook)."""
+    images = batch.column("image").combine_chunks()
+    fields = images.flatten()
+    return fields[images.type.get_field_index("bytes")], fields[images.type.get_field_index("path")]
 
 
 def find_undecodable(images: Iterable[tuple[int, Any]]) -> Faults:

@@ -32,7 +32,8 @@ class DatasetReport:
     Attributes:
         dataset_name: name of a published dataset, or of the user's table or Hub dataset.
         split: `"train"`, `"validation"` or `"test"`.
-        rows: rows of the split, `kept` and left out together.
+        rows: rows of the split, `kept` and left out together. Malformed lines of a file that holds several splits
+            tell no split, and count in each.
         kept: rows of the dataset that was returned.
         left_out: reason (a key of `REASONS`) -> every row left out for it.
         label_range: lowest and highest kept score; `None` when no row was kept.

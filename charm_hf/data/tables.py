@@ -74,18 +74,14 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
 
 def read_delimited(path: Path) -> Table:
     """Read a table with a header, separated by comma, semicolon or tab (whichever is most frequent in the header)."""
-    text = read_text(path)
-    first_line = text.lstrip().split("\n", 1)[0]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first_line.count))
-    rows = ((reader.line_num, [cell.strip() for cell in row]) for row in reader)
-    rows = ((number, row) for number, row in rows if any(row))
-    header = _strip_blank_tail(next(rows, (0, []))[1])
+    rows = _read_cells(path)
+    header = _strip_blank_tail(rows[0][1]) if rows else []
     if len(set(header)) != len(header):
         raise ValueError(f"{path}: expected a header of unlike names, found {', '.join(header)}.")
 
     good: list[list[str]] = []
     malformed: list[LeftOut] = []
-    for number, row in rows:
+    for number, row in rows[1:]:
         cells = row if len(row) == len(header) else _strip_blank_tail(row, at_least=len(header))
         if len(cells) == len(header):
             good.append(cells)
@@ -94,6 +90,18 @@ def read_delimited(path: Path) -> Table:
     require_mostly_good(path, len(good), malformed, f"{len(header)} cells a row, as in its header")
     columns = [list(column) for column in zip(*good, strict=True)] or [[] for _ in header]
     return Table(path, dict(zip(header, columns, strict=True)), malformed)
+
+
+def _read_cells(path: Path) -> list[tuple[int, list[str]]]:
+    """Line number and stripped cells of every row that is not blank."""
+    text = read_text(path)
+    first_line = text.lstrip().split("\n", 1)[0]
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first_line.count))
+    try:
+        rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+    except csv.Error as error:
+        raise ValueError(f"{path}: expected a table of text, but line {reader.line_num} has {error}.") from None
+    return [(number, row) for number, row in rows if any(row)]
 
 
 def require_mostly_good(path: Path, num_good: int, malformed: list[LeftOut], expected: str) -> None:

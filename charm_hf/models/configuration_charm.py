@@ -174,6 +174,11 @@ class CharmConfig(PretrainedConfig):
 
     model_type = "charm"
     sub_configs: ClassVar[dict[str, Any]] = {"backbone_config": AutoConfig}
+    # `transformers.Trainer` gathers the other outputs of a whole evaluation: logits and scores.
+    keys_to_ignore_at_inference: ClassVar[list[str]] = [
+        *("normalized_scores", "distribution", "std", "attributes"),
+        *("last_hidden_state", "pooler_output", "hidden_states", "attentions"),
+    ]
 
     def __init__(
         self,

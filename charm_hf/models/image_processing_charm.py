@@ -18,6 +18,7 @@ from transformers.utils import TensorType
 
 from .configuration_charm import AUTO_MAP, get_dataset_preset, save_code_files
 from .image_loading_charm import array_to_tensor, describe_source, image_size, load_image, rgb_planes
+from .model_card_charm import CardMixin
 from .patch_selection_charm import (
     IMPORTANCE,
     TokenPlan,
@@ -121,7 +122,7 @@ def _longest_edge(size: Any) -> int:
     return longest_edge
 
 
-class CharmImageProcessor(BaseImageProcessor):
+class CharmImageProcessor(CardMixin, BaseImageProcessor):
     r"""Turn photos into Charm tokens (CVPR 2025, section 3).
 
     A photo of at most `max_num_patches + 1` patches is cut as it is. Of a larger one the regions that matter keep
@@ -269,6 +270,23 @@ class CharmImageProcessor(BaseImageProcessor):
         settings = self._settings(kwargs)
         count = settings.plan(*_target_size(height, width, settings)).num_tokens
         return min(count, settings.max_num_patches) if settings.overflow == "drop" else count
+
+    def covered_area(self, height: int, width: int, **kwargs: Any) -> tuple[float, float, float, float]:
+        """Find the part of a photo of this size that becomes tokens.
+
+        Returns:
+            left, top, right, bottom in the photo's own pixels: beyond its right and bottom edge where it is padded,
+            short of an edge where it is cropped.
+        """
+        settings = self._settings(kwargs)
+        target = _target_size(height, width, settings)
+        plan = settings.plan(*target)
+        top = left = 0
+        if settings.patch_selection == "original":
+            target = _shortest_edge_size(height, width)
+            top, left = (target[0] - ORIGINAL_CROP) // 2, (target[1] - ORIGINAL_CROP) // 2
+        down, across = height / target[0], width / target[1]
+        return left * across, top * down, (left + plan.width) * across, (top + plan.height) * down
 
     def to_dict(self) -> dict[str, Any]:
         """Serialize the parameters; `auto_map` points at the code that travels with a checkpoint."""

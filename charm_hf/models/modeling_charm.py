@@ -19,6 +19,8 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_charm import CharmConfig
+from .model_card_charm import CardMixin
+from .provenance_charm import find_commit
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -131,7 +133,8 @@ class CharmPositionCache:
 
 def distribution_moments(probabilities: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation, each (B,), of (B, K) distributions over (K,) bin centres."""
-    mean = probabilities @ values
+    # A product and a sum, since under autocast a matrix product would round the scores to half precision.
+    mean = (probabilities * values).sum(-1)
     variance = (probabilities * (values - mean[:, None]).square()).sum(-1)
     return mean, variance.clamp(min=0).sqrt()
 
@@ -332,7 +335,7 @@ class CharmEmbeddings(nn.Module):
         return (weights @ table.float()).to(table.dtype)
 
 
-class CharmPreTrainedModel(PreTrainedModel):
+class CharmPreTrainedModel(CardMixin, PreTrainedModel):
     """Loading and initialization shared by the Charm models."""
 
     config_class = CharmConfig
@@ -387,6 +390,7 @@ class CharmPreTrainedModel(PreTrainedModel):
         if found:
             source = "given" if pretrained_model_name_or_path is None else f"in {str(pretrained_model_name_or_path)!r}"
             raise ValueError(f"The weights {source} do not fit {cls.__name__} as its config describes it ({found}).")
+        model.config._commit_hash = find_commit(pretrained_model_name_or_path, **kwargs)
         return (model, info) if wants_info else model
 
 

@@ -13,6 +13,8 @@ from PIL import Image
 from transformers import Pipeline
 
 from .configuration_charm import percentile_of_score
+from .model_card_charm import CardMixin
+from .provenance_charm import describe_provenance
 
 
 # transformers concatenates what is called "pixel_values" when it batches; any other name it pads, which is what tokens
@@ -21,7 +23,7 @@ _TOKENS = "patch_tokens"
 _PER_TOKEN = (_TOKENS, "scale_ids", "patch_positions")
 
 
-class ImageAestheticsPipeline(Pipeline):
+class ImageAestheticsPipeline(CardMixin, Pipeline):
     """Score how good photos look.
 
     Accepts what [`CharmImageProcessor`] accepts: a path, URL, PIL image, array or encoded bytes; a `{"image": …}`
@@ -52,6 +54,11 @@ class ImageAestheticsPipeline(Pipeline):
     _load_feature_extractor = False
     _load_tokenizer = False
     _load_video_processor = False
+
+    @property
+    def provenance(self) -> dict[str, str | None]:
+        """What produces the scores: model, revision, dtype and versions (see `describe_provenance`)."""
+        return describe_provenance(self.model)
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
         """Score one photo (a `dict`), a list or dataset (a list), or a generator (an iterator of results)."""

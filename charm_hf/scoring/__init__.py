@@ -6,11 +6,16 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from .checkpoint import load_checkpoint
+from .checkpoint import DEMONSTRATION_NOTICE, load_checkpoint
 from .engine import Scorer, ScoringOptions
+from .processes import Processes
+from .provenance import provenance_columns
 from .rows import COLUMNS, ScoreRow
+from .run import ScoringInterrupted, Summary, TableOptions, score_to_stream, score_to_table
+from .selection import Selection
 from .sinks import TableWriter
-from .sources import Item, find_images
+from .sources import Item, PathSource, SourceOptions, list_items
+from .streams import DatasetSource, is_dataset_path, open_source
 
 
 def score_images(
@@ -18,8 +23,14 @@ def score_images(
 ) -> Iterator[ScoreRow]:
     """Score images, yielding one row each, in order.
 
+    ```python
+    for row in score_images("holiday/", model="path/to/checkpoint"):
+        print(row.path, row.score, row.error)
+    ```
+
     Args:
-        images: a path, folder or glob pattern, or any iterable of these, PIL images, arrays and encoded bytes.
+        images: what `charm-hf score` takes (a path, folder, glob pattern, table, tar shard, `hf://datasets/…`), a
+            `datasets` dataset, a PIL image, an array, encoded bytes, or an iterable of these.
         model: folder, repository or loaded model; the embedded demonstration checkpoint if not given.
         processor: the image processor of a loaded model.
         num_workers: processes that decode and tokenize. With more than 0, a script needs the usual
@@ -35,19 +46,45 @@ def score_images(
     elif processor is None:
         raise ValueError("A loaded model needs its `processor` too.")
     scorer = Scorer(model, processor, ScoringOptions(num_workers=num_workers, **options))
-    return scorer.score(_as_items(images))
+    return scorer.score(_items(images))
 
 
-def _as_items(images: Any) -> Iterator[Item]:
-    if isinstance(images, (str, os.PathLike)) or not isinstance(images, Iterable):
-        images = [images]
-    for index, image in enumerate(images):
+def _items(images: Any) -> Iterator[Item]:
+    if hasattr(images, "select_columns"):
+        yield from DatasetSource(images).items()
+        return
+    one = isinstance(images, (str, bytes, bytearray, dict, os.PathLike)) or not isinstance(images, Iterable)
+    for index, image in enumerate([images] if one or hasattr(images, "shape") else images):
         if isinstance(image, Item):
             yield image
         elif isinstance(image, (str, os.PathLike)):
-            yield from find_images([image])
+            yield from open_source([image]).items()
         else:
             yield Item(str(index), image)
 
 
-__all__ = ["COLUMNS", "Item", "ScoreRow", "Scorer", "ScoringOptions", "TableWriter", "find_images", "score_images"]
+__all__ = [
+    "COLUMNS",
+    "DEMONSTRATION_NOTICE",
+    "DatasetSource",
+    "Item",
+    "PathSource",
+    "Processes",
+    "ScoreRow",
+    "Scorer",
+    "ScoringInterrupted",
+    "ScoringOptions",
+    "Selection",
+    "SourceOptions",
+    "Summary",
+    "TableOptions",
+    "TableWriter",
+    "is_dataset_path",
+    "list_items",
+    "load_checkpoint",
+    "open_source",
+    "provenance_columns",
+    "score_images",
+    "score_to_stream",
+    "score_to_table",
+]

@@ -18,13 +18,6 @@ DEMONSTRATION_NOTICE = (
 )
 
 
-def default_checkpoint() -> str:
-    """Folder of the checkpoint that is used when none is named."""
-    from ..hub import embedded_model_path
-
-    return embedded_model_path()
-
-
 def default_device() -> str:
     """A GPU if there is one."""
     if torch.cuda.is_available():
@@ -39,29 +32,33 @@ def load_checkpoint(
     dtype: str | torch.dtype = "float32",
     compile_model: bool = False,
     trust_remote_code: bool = False,
-    **hub_options: Any,
+    revision: str | None = None,
+    subfolder: str | None = None,
 ) -> tuple[Any, Any]:
     """Load a model, ready to score, and its processor.
 
     Args:
-        model: folder or repository; the embedded demonstration checkpoint if not given.
+        model: folder or repository, one that holds only released pickles included (see `resolve_checkpoint`); the
+            embedded demonstration checkpoint if not given.
         device: where to score; a GPU if there is one.
         dtype: of the weights, such as `"float32"` or `"bfloat16"`.
         compile_model: compile the model with `torch.compile`.
         trust_remote_code: run the code that a checkpoint brings, where this package has none for it.
-        hub_options: `revision`, `subfolder`, `token`, `cache_dir`.
+        revision: branch, tag or commit of a repository.
+        subfolder: which of several checkpoints, such as `"ava"`.
 
     Raises:
-        ValueError: for an unknown dtype.
-        OSError: if there is no such checkpoint.
+        ValueError: for an unknown dtype, or a checkpoint that is not there.
+        OSError: if a repository cannot be read.
     """
-    source = model or default_checkpoint()
+    from ..hub import embedded_model_path, resolve_checkpoint
+
     torch_dtype = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if not isinstance(torch_dtype, torch.dtype) or not torch_dtype.is_floating_point:
         raise ValueError(f"`dtype` must be a floating point type of torch, such as 'bfloat16', got {dtype!r}.")
-    options = {"trust_remote_code": trust_remote_code, **hub_options}
-    processor = AutoImageProcessor.from_pretrained(source, **options)
-    network = AutoModel.from_pretrained(source, dtype=torch_dtype, **options)
+    folder = resolve_checkpoint(model, dataset=subfolder, revision=revision) if model else embedded_model_path()
+    processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    network = AutoModel.from_pretrained(folder, dtype=torch_dtype, trust_remote_code=trust_remote_code)
     network = network.to(device or default_device()).eval().requires_grad_(False)
     if compile_model:
         network.compile(dynamic=True)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 
-# Decimals of everything that is written. Float32 carries no more; see docs/scoring.md on why tables are still equal.
+# Decimals of every number from the model. Float32 carries no more, and what a row says is what a threshold compares.
 DECIMALS = 6
 
 COLUMNS = ("path", "score", "normalized_score", "std", "width", "height", "tokens", "error")
@@ -18,7 +18,7 @@ class ScoreRow:
     """One image, scored or not.
 
     Attributes:
-        path: as it was given, or where the image is kept (a tar shard, a dataset); see [`display_path`].
+        path: as it was given; of an image inside a tar shard, `SHARD/MEMBER`; see [`display_path`].
         score: in the data set's own units; `None` if the image could not be scored.
         normalized_score: in [0, 1].
         std: standard deviation of the predicted ratings in the units of `score`; `None` for a regression head.
@@ -27,6 +27,7 @@ class ScoreRow:
         error: why there is no score.
         spread: standard deviation of the score over several views; `None` for a single view.
         distribution: probability of each rating bin; `None` for a regression head.
+        key: name of the sample in a dataset, a table or a WebDataset shard.
     """
 
     path: str
@@ -39,10 +40,18 @@ class ScoreRow:
     error: str | None = None
     spread: float | None = None
     distribution: list[float] | None = None
+    key: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Every field by name."""
         return asdict(self)
+
+
+def round_value(value: Any) -> Any:
+    """Round a number, or a list of them, to the decimals that tables carry."""
+    if isinstance(value, float):
+        return round(value, DECIMALS)
+    return [round_value(item) for item in value] if isinstance(value, list) else value
 
 
 def display_path(path: str | os.PathLike) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -36,17 +36,24 @@ class TableWriter:
     Args:
         file: path that ends in `.csv`, `.jsonl` or `.parquet`, or an open text stream, which gets CSV.
         columns: fields of [`ScoreRow`], in the order of the table.
+        constants: further columns, the same for every row.
 
     Raises:
         ValueError: for a file name with another ending.
     """
 
-    def __init__(self, file: str | os.PathLike | IO[str], columns: Sequence[str] = COLUMNS) -> None:
-        self.columns = tuple(columns)
+    def __init__(
+        self,
+        file: str | os.PathLike | IO[str],
+        columns: Sequence[str] = COLUMNS,
+        constants: Mapping[str, str] | None = None,
+    ) -> None:
+        self.constants = dict(constants or {})
+        self.columns = (*columns, *self.constants)
         self._stream: IO[str] | None = None
         self._parquet: pq.ParquetWriter | None = None
-        self._owns_stream = isinstance(file, (str, os.PathLike))
-        self.format = check_format(file) if isinstance(file, (str, os.PathLike)) else ".csv"
+        self._path = file if isinstance(file, (str, os.PathLike)) else None
+        self.format = ".csv" if self._path is None else check_format(self._path)
         if self.format == ".parquet":
             self.schema = pa.schema([(name, _TYPES.get(name, pa.string())) for name in self.columns])
             self._parquet = pq.ParquetWriter(file, self.schema)
@@ -74,11 +81,14 @@ class TableWriter:
         self._stream.flush()
 
     def close(self) -> None:
-        """Finish the file."""
+        """Finish the file and flush it to the disk."""
         if self._parquet is not None:
             self._parquet.close()
-        elif self._owns_stream and self._stream is not None:
+        elif self._path is not None and self._stream is not None:
             self._stream.close()
+        if self._path is not None:
+            with open(self._path, "rb") as file:
+                os.fsync(file.fileno())
 
     def __enter__(self) -> TableWriter:
         return self
@@ -89,7 +99,8 @@ class TableWriter:
         self.close()
 
     def _record(self, row: ScoreRow) -> dict[str, Any]:
-        return {name: round_value(getattr(row, name)) for name in self.columns}
+        values = {name: getattr(row, name) for name in self.columns if name not in self.constants}
+        return {**values, **self.constants}
 
 
 def check_format(file: str | os.PathLike) -> str:
@@ -102,13 +113,6 @@ def check_format(file: str | os.PathLike) -> str:
     if suffix not in FORMATS:
         raise ValueError(f"{os.fspath(file)!r}: expected a file name ending in {', '.join(FORMATS)}, got {suffix!r}.")
     return suffix
-
-
-def round_value(value: Any) -> Any:
-    """Round a number, or a list of them, to the decimals that tables carry."""
-    if isinstance(value, float):
-        return round(value, DECIMALS)
-    return [round_value(item) for item in value] if isinstance(value, list) else value
 
 
 def _csv_cell(value: Any) -> Any:

@@ -1,14 +1,14 @@
-"""Where images come from: files, folders and glob patterns become a stream of items in a fixed order."""
+"""Where images come from: every source becomes a stream of items in a fixed order."""
 
 from __future__ import annotations
 
 import glob
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from .rows import describe_error, display_path
 
@@ -21,6 +21,7 @@ IMAGE_EXTENSIONS = frozenset(
         *("jp2", "j2k", "pbm", "pgm", "ppm", "pnm", "tga"),
     )
 )
+STDIN = "-"
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,14 @@ class Item:
 
     Attributes:
         path: how the table calls it.
-        image: what the image reader takes: a path, encoded bytes, a PIL image, an array.
+        image: what the image reader takes (a path, encoded bytes, a PIL image, an array) or a [`TarMember`].
+        key: name of the sample in a dataset, a table or a shard.
         error: why it cannot even be tried, such as a folder that cannot be listed.
     """
 
     path: str
     image: Any = None
+    key: str | None = None
     error: str | None = None
 
     @classmethod
@@ -43,51 +46,126 @@ class Item:
         return cls(display_path(path), os.fspath(path))
 
 
-def find_images(paths: Iterable[str | os.PathLike], on_skipped: Callable[[str], None] | None = None) -> Iterator[Item]:
-    """List the images of files, folders (recursively) and glob patterns, in order; a folder in the order of its names.
-
-    A folder is entered once, however many symbolic links lead to it. A folder that cannot be listed gives an item with
-    an `error`.
+@dataclass(frozen=True)
+class SourceOptions:
+    """How paths are read.
 
     Args:
-        paths: a pattern is what holds `*`, `?` or `[` and is not itself a file.
-        on_skipped: called with the path of every file in a folder that is passed over for its extension.
+        path_column: column of a table, or image column of a dataset; found by its usual names if not given.
+        key_column: column whose values become the keys of the rows.
+        root: folder that relative paths in a table start from; the table's own folder if not given.
+        null_separated: paths on standard input end with a zero byte instead of a newline.
     """
+
+    path_column: str | None = None
+    key_column: str | None = None
+    root: str | None = None
+    null_separated: bool = False
+
+
+class PathSource:
+    """Images named by paths: see [`list_items`]."""
+
+    def __init__(
+        self,
+        paths: Sequence[str | os.PathLike],
+        options: SourceOptions | None = None,
+        on_skipped: Callable[[str], None] | None = None,
+    ) -> None:
+        self.paths = [os.fspath(path) for path in paths]
+        self.options = options or SourceOptions()
+        self.on_skipped = on_skipped
+
+    @property
+    def reads_stdin(self) -> bool:
+        """Whether it can be gone through only once."""
+        return STDIN in self.paths
+
+    def items(self) -> Iterator[Item]:
+        """List the images."""
+        return list_items(self.paths, self.options, self.on_skipped)
+
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for a run to go on."""
+        relative = any(not os.path.isabs(path) for path in self.paths)
+        folder = os.getcwd() if relative else None
+        paths = [display_path(path) for path in self.paths]
+        return {"paths": paths, "folder": folder, "options": asdict(self.options)}
+
+
+def list_items(
+    paths: Iterable[str | os.PathLike],
+    options: SourceOptions | None = None,
+    on_skipped: Callable[[str], None] | None = None,
+) -> Iterator[Item]:
+    """List the images of files, folders (recursively), glob patterns, tables, tar shards and standard input, in order.
+
+    A folder comes in the order of its names and is entered once, however many symbolic links lead to it. One that
+    cannot be listed gives an item with an `error`.
+
+    Args:
+        paths: a pattern is what holds `*`, `?` or `[` and is not itself a file; `-` is standard input; what ends in
+            `.csv`, `.tsv`, `.jsonl` or `.parquet` is a table with a column of paths, and in `.tar` a WebDataset shard.
+        options: how tables and standard input are read.
+        on_skipped: called with the path of every file in a folder that is passed over for its extension.
+
+    Raises:
+        ValueError: for a table without a column of paths.
+    """
+    from .shards import list_shard
+    from .tables import TABLE_EXTENSIONS, read_table
+
+    options = options or SourceOptions()
     entered: set[tuple[int, int]] = set()
     for path in paths:
-        for match in _expand(path):
-            if os.path.isdir(match):
-                yield from _walk(match, entered, on_skipped)
+        if os.fspath(path) == STDIN:
+            yield from _read_lines(sys.stdin.buffer, b"\0" if options.null_separated else b"\n")
+            continue
+        for match in expand(path):
+            extension = Path(match).suffix.lower()
+            if extension in TABLE_EXTENSIONS and os.path.isfile(match):
+                yield from read_table(match, options)
+            elif extension == ".tar" and os.path.isfile(match):
+                yield from list_shard(match)
             else:
-                yield Item.from_file(match)
+                yield from _walk(match, entered, on_skipped)
 
 
-def _expand(path: str | os.PathLike) -> list[str]:
+def expand(path: str | os.PathLike) -> list[str]:
+    """Files that a glob pattern matches, sorted; a path that is no pattern stands for itself."""
     text = os.fspath(path)
     if os.path.lexists(text) or not glob.has_magic(text):
         return [text]
     return sorted(glob.glob(text, recursive=True))
 
 
-def _walk(folder: str, entered: set[tuple[int, int]], on_skipped: Callable[[str], None] | None) -> Iterator[Item]:
-    pending = [folder]  # a stack instead of recursion: folders may be nested deeper than Python recurses
+def _walk(path: str, entered: set[tuple[int, int]], on_skipped: Callable[[str], None] | None) -> Iterator[Item]:
+    pending = [path]  # a stack instead of recursion: folders may be nested deeper than Python recurses
     while pending:
-        path = pending.pop()
-        if os.path.isdir(path):
+        found = pending.pop()
+        if os.path.isdir(found):
             try:
-                status = os.stat(path)
+                status = os.stat(found)
                 if (status.st_dev, status.st_ino) not in entered:
                     entered.add((status.st_dev, status.st_ino))
-                    pending.extend(os.path.join(path, name) for name in sorted(os.listdir(path), reverse=True))
+                    pending.extend(os.path.join(found, name) for name in sorted(os.listdir(found), reverse=True))
             except OSError as error:
-                yield Item(display_path(path), error=f"The folder cannot be listed. {describe_error(error)}")
-        elif path == folder or Path(path).suffix.lower() in IMAGE_EXTENSIONS:
-            yield Item.from_file(path)
+                yield Item(display_path(found), error=f"The folder cannot be listed. {describe_error(error)}")
+        elif found == path or Path(found).suffix.lower() in IMAGE_EXTENSIONS:
+            yield Item.from_file(found)
         elif on_skipped is not None:
-            on_skipped(path)
+            on_skipped(found)
 
 
-def describe_skipped(extensions: Counter[str]) -> str:
-    """Say which files of folders were passed over, by extension."""
-    kinds = ", ".join(f"{extension or 'no extension'} ({count:,})" for extension, count in extensions.most_common(8))
-    return f"Passed over {sum(extensions.values()):,} files that are not named like images: {kinds}."
+def _read_lines(stream: BinaryIO, separator: bytes) -> Iterator[Item]:
+    rest = b""
+    while block := stream.read1(1 << 16):  # type: ignore[attr-defined]
+        *lines, rest = (rest + block).split(separator)
+        yield from _items_of_lines(lines)
+    yield from _items_of_lines([rest])
+
+
+def _items_of_lines(lines: Iterable[bytes]) -> Iterator[Item]:
+    for line in lines:
+        if path := line.removesuffix(b"\r"):
+            yield Item.from_file(os.fsdecode(path))

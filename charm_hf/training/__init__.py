@@ -1,1 +1,6 @@
-"""Losses, parameter groups and augmentations: what `examples/train.py` is made of."""
+"""What `examples/train.py` and `examples/evaluate.py` are made of."""
+
+from charm_hf.training.collator import CharmDataCollator
+
+
+__all__ = ["CharmDataCollator"]

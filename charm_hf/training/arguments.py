@@ -29,6 +29,11 @@ def mapping(text: str) -> dict[str, Any]:
     return value
 
 
+def size(text: str) -> float | int:
+    """Type of a flag that takes a share (0.05) or a number (500)."""
+    return int(text) if text.isdigit() else float(text)
+
+
 def parse_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse a command line; where it is silent, the file given as `--config` speaks.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,6 +66,26 @@ def build_processor(
     if source is not None and AutoConfig.from_pretrained(source).model_type == CharmConfig.model_type:
         return CharmImageProcessor.from_pretrained(source, **fitting)
     return CharmImageProcessor(**fitting)
+
+
+def label_column(loss: str, config: CharmConfig, columns: Sequence[str]) -> str:
+    """The column that a loss is computed from: `"distribution"` for EMD, `"score"` for the squared error.
+
+    Args:
+        loss: `"emd"`, `"mse"`, or `"auto"`, which takes EMD if head and dataset have distributions.
+        config: of the model.
+        columns: of the dataset.
+
+    Raises:
+        ValueError: for EMD without distributions.
+    """
+    possible = config.score_values is not None and "distribution" in columns
+    if loss == "emd" and not possible:
+        raise ValueError(
+            "EMD compares distributions: it needs a dataset with votes and a distribution head, got a dataset with "
+            f"{', '.join(columns)} and a {config.head} head. Use the squared error, `loss: mse`."
+        )
+    return "distribution" if possible and loss != "mse" else "score"
 
 
 def score_quantiles(scores: np.ndarray) -> list[float]:

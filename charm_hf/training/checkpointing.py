@@ -1,7 +1,7 @@
 """The state of a run on disk: written whole or not at all, as safetensors and JSON, so that nothing is unpickled.
 
 A checkpoint is a folder `checkpoint-<steps>`: `state.json` (progress, scheduler, hyperparameters of the optimizer),
-`model.safetensors`, `optimizer.safetensors`, `rng-<process>.safetensors`, and perhaps `ema.safetensors`, the average.
+`model.safetensors`, `optimizer.safetensors`, `rng-<process>.safetensors` and perhaps `ema.safetensors`, the average.
 It appears under its name only when every byte of it is on the disk.
 """
 
@@ -46,6 +46,21 @@ class Progress:
     epoch_loss: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
 
+    def end_epoch(self, record: dict[str, Any]) -> None:
+        """Note what an epoch came to, and turn to the next."""
+        self.history.append(record)
+        self.epoch, self.epoch_step, self.epoch_loss = self.epoch + 1, 0, 0.0
+
+    def best(self, metric: str) -> dict[str, Any]:
+        """Record of the epoch where `metric` was highest, the earliest of equals; of the last epoch if none has it."""
+        return max(self.history, key=lambda record: (record.get(metric, record["epoch"]), -record["epoch"]))
+
+    def is_over(self, num_epochs: int, metric: str, patience: int | None = None) -> bool:
+        """Whether all epochs are done, or `patience` of them in a row brought no better `metric`."""
+        if self.epoch >= num_epochs:
+            return True
+        return patience is not None and self.epoch > 0 and self.epoch - self.best(metric)["epoch"] >= patience
+
 
 @dataclass
 class TrainingParts:
@@ -84,10 +99,24 @@ def commit_folder(temporary: Path, folder: Path) -> None:
     """Bring a folder's content to the disk, then give it its name."""
     for path in [*temporary.rglob("*"), temporary]:
         _sync(path)
-    if folder.exists():
-        shutil.rmtree(folder)
+    old = remove_name(folder) if folder.exists() else None
     os.replace(temporary, folder)
     _sync(folder.parent)
+    if old is not None:
+        shutil.rmtree(old)
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a folder so that a process that dies meanwhile never leaves part of it under its name."""
+    shutil.rmtree(remove_name(folder))
+
+
+def remove_name(folder: Path) -> Path:
+    """Take a folder's name away in one step; returns where its content is now."""
+    nameless = folder.parent / f".tmp-old-{folder.name}"
+    shutil.rmtree(nameless, ignore_errors=True)
+    os.replace(folder, nameless)
+    return nameless
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -178,7 +207,7 @@ def save_checkpoint(
         (temporary / STATE_NAME).write_text(json.dumps(state, indent=2), encoding="utf-8")
         commit_folder(temporary, folder)
         for old in checkpoints(output_dir)[: -keep if keep else 0]:
-            shutil.rmtree(old)
+            remove_folder(old)
     accelerator.wait_for_everyone()
 
 

@@ -111,7 +111,10 @@ class TokenizedDataset(torch.utils.data.Dataset[dict[str, Any]]):
             tokens = self.processor(image, seed=seed, **self.processor_kwargs)
         except Exception as error:
             image_id = self.dataset.select_columns(["image_id"])[index]["image_id"]
-            raise RuntimeError(f"Photo {image_id!r} (row {index}) cannot be used: {error}") from error
+            raise RuntimeError(
+                f"Photo {image_id!r} (row {index}) cannot be used: {error} Replace it, or leave out all photos that "
+                "do not decode with the dataset option `verify: decode`."
+            ) from error
         item = {name: value[0] for name, value in tokens.items()}
         item |= {"index": index, "scores": row["score"], "labels": row[self.label]}
         if "attributes" in row:

@@ -72,6 +72,8 @@ def claim_output_dir(output_dir: Path, run: Mapping[str, Any], resume: bool) -> 
         ValueError: if the run in the folder has other flags or other photos.
     """
     path = output_dir / RUN_NAME
+    for leftover in output_dir.glob(".tmp-*"):  # of a process that was killed
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     if not resume and (path.exists() or (output_dir / "config.json").exists()):
         raise FileExistsError(
             f"{output_dir} already holds a run: give another --output_dir, go on with --resume_from_checkpoint latest "

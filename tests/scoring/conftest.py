@@ -1,3 +1,10 @@
+import csv
+import io
+import os
+import signal
+import time
+from multiprocessing import get_context
+
 import numpy as np
 import pytest
 import torch
@@ -23,19 +30,24 @@ def checkpoint(tmp_path_factory):
     return folder
 
 
-def write_photo(path, width, height, seed=0):
-    """A photo-like file: smooth colour with some noise."""
-    random = np.random.default_rng(seed)
-    across, down = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
-    planes = [np.sin((3 + channel) * across + random.uniform(0, 6)) * np.cos(4 * down) for channel in range(3)]
-    pixels = np.stack(planes, -1) * 90 + 128 + random.normal(0, 12, (height, width, 3))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path)
-    return path
+@pytest.fixture(scope="session")
+def write_photo():
+    """Write a photo-like file, smooth colour with some noise: `write_photo(path, width, height, seed)`."""
+
+    def write(path, width, height, seed=0):
+        random = np.random.default_rng(seed)
+        across, down = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
+        planes = [np.sin((3 + channel) * across + random.uniform(0, 6)) * np.cos(4 * down) for channel in range(3)]
+        pixels = np.stack(planes, -1) * 90 + 128 + random.normal(0, 12, (height, width, 3))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path)
+        return path
+
+    return write
 
 
 @pytest.fixture
-def photos(tmp_path):
+def photos(tmp_path, write_photo):
     """Six photos of unlike sizes, two of them in a subfolder."""
     sizes = {"a.jpg": (160, 120), "b.png": (90, 200), "c.jpg": (320, 240), "d.webp": (64, 64)}
     sizes |= {"sub/e.jpg": (500, 300), "sub/f.png": (33, 47)}
@@ -43,3 +55,97 @@ def photos(tmp_path):
     for seed, (name, size) in enumerate(sizes.items()):
         write_photo(folder / name, *size, seed=seed)
     return folder
+
+
+@pytest.fixture(scope="session")
+def many_photos(tmp_path_factory, write_photo):
+    """120 photos of unlike sizes, some of them broken."""
+    folder = tmp_path_factory.mktemp("many")
+    random = np.random.default_rng(0)
+    for index in range(120):
+        width, height = (int(size) for size in random.integers(20, 240, 2))
+        path = write_photo(folder / f"{index:03d}.jpg", width, height, seed=index)
+        if index % 29 == 7:
+            path.write_bytes(path.read_bytes()[: -200 * (index % 2) or 300])
+    return folder
+
+
+def _run_command(arguments, log, chunk_images, slowness):
+    """Run `charm-hf` in a fresh process, with small chunks and no hurry, so that there is time to interrupt it."""
+    with open(log, "w") as stream:
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
+    from charm_hf import cli
+    from charm_hf.scoring import engine
+
+    engine.CHUNK_IMAGES = chunk_images
+    torch.set_num_threads(1)
+    forward = engine.Scorer._forward
+
+    def slow_forward(self, inputs):
+        time.sleep(slowness)
+        return forward(self, inputs)
+
+    engine.Scorer._forward = slow_forward
+    cli.main(arguments)
+
+
+class CommandProcess:
+    """A running `charm-hf`; cheap to start, because it is forked from a server that has imported the package."""
+
+    def __init__(self, arguments, log, chunk_images=16, slowness=0.0):
+        context = get_context("forkserver")
+        context.set_forkserver_preload(["charm_hf.cli", "charm_hf.scoring", "charm_hf.hub"])
+        self.log = log
+        arguments = [str(argument) for argument in arguments]
+        self.process = context.Process(target=_run_command, args=(arguments, log, chunk_images, slowness))
+        self.process.start()
+
+    def wait(self, seconds=60):
+        """Exit code, or `None` if it still runs."""
+        self.process.join(seconds)
+        return self.process.exitcode
+
+    def send(self, number):
+        if self.process.is_alive():
+            os.kill(self.process.pid, number)
+
+    def wait_for(self, condition, seconds=60):
+        """Wait until something has happened on disk."""
+        end = time.monotonic() + seconds
+        while not condition():
+            assert self.process.is_alive(), self.messages
+            assert time.monotonic() < end, self.messages
+            time.sleep(0.005)
+
+    @property
+    def messages(self):
+        return self.log.read_text(errors="replace")
+
+
+@pytest.fixture
+def command(tmp_path):
+    """Start `charm-hf` in another process; whatever still runs at the end of the test is killed."""
+    started = []
+
+    def start(*arguments, **options):
+        started.append(CommandProcess(arguments, tmp_path / f"log-{len(started)}.txt", **options))
+        return started[-1]
+
+    yield start
+    for running in started:
+        running.send(signal.SIGKILL)
+
+
+@pytest.fixture
+def score_photos(checkpoint, capsys):
+    """Run `charm-hf score` in this process: exit code, rows of the table on stdout, messages."""
+    from charm_hf.cli import main
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as stop:
+            main(["score", "--model", str(checkpoint), *map(str, arguments)])
+        captured = capsys.readouterr()
+        return stop.value.code, list(csv.DictReader(io.StringIO(captured.out, newline=""))), captured.err
+
+    return run

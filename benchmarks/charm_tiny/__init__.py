@@ -1,0 +1,1 @@
+"""The embedded checkpoint `charm-tiny`: its training and its baselines."""

@@ -1,0 +1,455 @@
+"use strict";
+/* Wires the rows to the document: filters, strips, viewer, choice, export, theme. */
+
+const HISTOGRAM_BINS = 40;
+const STRIP_LENGTH = 6;
+const SLIDER_STEPS = 200;
+const ERRORS_AT_ONCE = 200;
+const SVG = "http://www.w3.org/2000/svg";
+
+const byId = (id) => document.getElementById(id);
+const report = readReport();
+const { photos } = report;
+const thumbnail = thumbnailReader(report.chunk);
+const allScores = photos.map((photo) => photo.score);
+const extent = photos.length ? [allScores[allScores.length - 1], allScores[0]] : [0, 1];
+const [lowest, highest] = extent[0] < extent[1] ? extent : [extent[0] - 0.5, extent[1] + 0.5];
+const decimals = decimalsFor(highest - lowest);
+const format = (value) => value.toFixed(decimals);
+const count = (value) => value.toLocaleString("en");
+
+const chosen = new Set(remembered("chosen", []).filter((index) => index in photos));
+const unfiltered = { query: "", folder: "", low: -Infinity, high: Infinity, onlyChosen: false };
+const filters = { ...unfiltered };
+let order = sortPhotos(photos, "best");
+let shown = order;
+let anchor = 0;
+let viewed = 0;
+let viewedFirst = 0;
+
+/* A page opened from a file may be denied storage: then nothing is remembered. */
+function remembered(name, fallback) {
+  try {
+    return JSON.parse(localStorage.getItem(`charm-report/${report.id}/${name}`)) ?? fallback;
+  } catch {
+    return fallback;
+  }
+}
+
+function remember(name, value) {
+  try {
+    localStorage.setItem(`charm-report/${report.id}/${name}`, JSON.stringify(value));
+  } catch {
+    return;
+  }
+}
+
+const sheet = new ContactSheet(byId("scroller"), byId("grid"), {
+  photos,
+  describe,
+  source: thumbnail,
+  isChosen: (index) => chosen.has(index),
+  onToggle: toggleAt,
+  onOpen: openViewer,
+});
+
+function describe(photo) {
+  const spread = photo.std === null ? "" : `± ${format(photo.std)}`;
+  const label = `${photo.path}, score ${format(photo.score)} ${spread}, rank ${photo.index + 1} of ${photos.length}`;
+  return { score: format(photo.score), spread, label };
+}
+
+/* ---------- filters ---------- */
+
+function update(keep = false) {
+  shown = filterPhotos(photos, order, filters, chosen);
+  sheet.show(shown, keep);
+  anchor = 0;
+  const filtered = shown.length !== photos.length;
+  const failed = report.errors.length ? ` · ${count(report.errors.length)} failed` : "";
+  byId("status").textContent = (filtered ? `${count(shown.length)} of ` : "") + `${count(photos.length)} photos${failed}`;
+  byId("empty").hidden = shown.length > 0;
+  drawHistogram();
+  drawStrips();
+}
+
+/** A bound within a rounded digit of the extreme counts as none, so that the extreme photo itself stays in. */
+function setScores(low, high) {
+  const rounding = 0.51 * 10 ** -decimals;
+  filters.low = low <= lowest + rounding ? -Infinity : low;
+  filters.high = high >= highest - rounding ? Infinity : high;
+  showScores();
+  update();
+}
+
+function showScores() {
+  const low = Math.max(filters.low, lowest);
+  const high = Math.min(filters.high, highest);
+  const percent = (value) => (100 * (value - lowest)) / (highest - lowest);
+  for (const [id, value] of [["low", low], ["high", high]]) {
+    byId(id).value = format(value);
+    byId(`${id}-slider`).value = Math.round((SLIDER_STEPS * percent(value)) / 100);
+    byId(`${id}-slider`).setAttribute("aria-valuetext", format(value));
+  }
+  byId("range-fill").style.left = `${percent(low)}%`;
+  byId("range-fill").style.right = `${100 - percent(high)}%`;
+}
+
+function resetFilters() {
+  Object.assign(filters, unfiltered);
+  byId("search").value = "";
+  byId("folder").value = "";
+  byId("only-chosen").checked = false;
+  showScores();
+  update();
+}
+
+function svgElement(tag, attributes) {
+  const node = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  return node;
+}
+
+function drawBars(svg, heights, className, titles) {
+  const top = Math.max(...heights, 1e-12);
+  heights.forEach((height, position) => {
+    const size = height > 0 ? Math.max((100 * height) / top, 1.5) : 0;
+    const bar = svgElement("rect", { x: position * 10 + 0.7, y: 100 - size, width: 8.6, height: size, class: className });
+    const title = svgElement("title", {});
+    title.textContent = titles(position);
+    bar.append(title);
+    svg.append(bar);
+  });
+}
+
+function drawHistogram() {
+  const svg = byId("histogram");
+  const all = histogram(photos, sortedByScore, lowest, highest, HISTOGRAM_BINS);
+  const now = histogram(photos, shown, lowest, highest, HISTOGRAM_BINS);
+  const step = (highest - lowest) / HISTOGRAM_BINS;
+  const between = (bin) => `${format(lowest + bin * step)} to ${format(lowest + (bin + 1) * step)}`;
+  svg.replaceChildren();
+  svg.setAttribute("viewBox", `0 0 ${HISTOGRAM_BINS * 10} 100`);
+  svg.setAttribute("aria-label", `Histogram of ${photos.length} scores from ${format(lowest)} to ${format(highest)}`);
+  const top = Math.max(...all, 1);
+  drawBars(svg, all, "bar-all", (bin) => `${between(bin)}: ${all[bin]} photos`);
+  now.forEach((height, bin) => {
+    const size = height > 0 ? Math.max((100 * height) / top, 1.5) : 0;
+    svg.append(svgElement("rect", { x: bin * 10 + 0.7, y: 100 - size, width: 8.6, height: size, class: "bar-shown" }));
+    const target = svgElement("rect", { x: bin * 10, y: 0, width: 10, height: 100, class: "bar-target" });
+    const title = svgElement("title", {});
+    title.textContent = `${between(bin)}: ${now[bin]} of ${all[bin]} photos`;
+    target.append(title);
+    target.addEventListener("click", () => setScores(lowest + bin * step, lowest + (bin + 1) * step));
+    svg.append(target);
+  });
+}
+
+function addFact(list, name, value) {
+  list.append(element("dt", "", name), element("dd", "", value));
+}
+
+function drawFacts() {
+  const facts = byId("facts");
+  if (!photos.length) return;
+  const mean = allScores.reduce((sum, score) => sum + score, 0) / allScores.length;
+  addFact(facts, "Median", format(quantile(allScores, 0.5)));
+  addFact(facts, "Mean", format(mean));
+  addFact(facts, "Best 10 %", `≥ ${format(quantile(allScores, 0.9))}`);
+  addFact(facts, "Worst 10 %", `≤ ${format(quantile(allScores, 0.1))}`);
+}
+
+function drawStrips() {
+  const ranked = [...shown].sort((a, b) => a - b);
+  byId("strips").hidden = ranked.length < 2 * STRIP_LENGTH;
+  if (byId("strips").hidden) return;
+  fillStrip(byId("best"), ranked.slice(0, STRIP_LENGTH));
+  fillStrip(byId("worst"), ranked.slice(-STRIP_LENGTH).reverse());
+}
+
+function fillStrip(strip, indices) {
+  strip.replaceChildren(
+    ...indices.map((index) => {
+      const button = element("button", "strip-card");
+      button.type = "button";
+      button.title = photos[index].path;
+      button.setAttribute("aria-label", describe(photos[index]).label);
+      button.append(picture(photos[index], thumbnail(photos[index])), element("span", "score", format(photos[index].score)));
+      button.addEventListener("click", () => openViewer(shown.indexOf(index)));
+      return button;
+    }),
+  );
+}
+
+function fillFolders() {
+  const all = element("option", "", `All folders (${count(photos.length)})`);
+  all.value = "";
+  const options = folderTree(photos).map(([folder, depth, number]) => {
+    const name = folder === "/" ? "/" : folder.split("/").pop();
+    const option = element("option", "", "\u00a0\u00a0".repeat(depth + 1) + `${name} (${count(number)})`);
+    option.value = folder;
+    return option;
+  });
+  byId("folder").replaceChildren(all, ...options);
+}
+
+/* ---------- choice and export ---------- */
+
+function toggleAt(position, extend) {
+  const [from, to] = [Math.min(anchor, position), Math.max(anchor, position)];
+  anchor = position;
+  if (extend) choose(shown.slice(from, to + 1));
+  else toggle(shown[position]);
+}
+
+function toggle(index) {
+  if (!chosen.delete(index)) chosen.add(index);
+  choiceChanged();
+}
+
+function choose(indices) {
+  for (const index of indices) chosen.add(index);
+  choiceChanged();
+}
+
+function choiceChanged() {
+  byId("chosen-count").textContent = count(chosen.size);
+  for (const id of ["export-text", "export-csv", "choose-none"]) byId(id).disabled = chosen.size === 0;
+  remember("chosen", [...chosen]);
+  if (filters.onlyChosen) update(true);
+  else sheet.refreshMarks();
+  const isChosen = chosen.has(viewed);
+  byId("viewer-choose").setAttribute("aria-pressed", isChosen);
+  byId("viewer-choose").textContent = isChosen ? "Chosen ✓" : "Choose";
+}
+
+function chosenPhotos() {
+  return order.filter((index) => chosen.has(index)).map((index) => photos[index]);
+}
+
+function download(name, type, text) {
+  const link = element("a");
+  link.href = URL.createObjectURL(new Blob([text], { type: `${type};charset=utf-8` }));
+  link.download = name;
+  document.body.append(link);
+  link.click();
+  link.remove();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+}
+
+/* ---------- one photo, large ---------- */
+
+function openViewer(position) {
+  const index = shown[position];
+  if (index === undefined) return;
+  viewed = index;
+  showViewed(photos[index]);
+  if (byId("viewer").open) return;
+  viewedFirst = index;
+  byId("viewer").showModal();
+}
+
+function step(by) {
+  const position = shown.indexOf(viewed) + by;
+  if (position >= 0 && position < shown.length) openViewer(position);
+}
+
+function showViewed(photo) {
+  const { score, spread } = describe(photo);
+  byId("viewer-name").textContent = photo.path;
+  byId("viewer-score").textContent = score;
+  byId("viewer-spread").textContent = spread;
+  showImage(photo);
+  const facts = byId("viewer-facts");
+  facts.replaceChildren();
+  addFact(facts, "Rank", `${count(photo.index + 1)} of ${count(photos.length)}`);
+  if (photo.normalized_score !== null) addFact(facts, "Normalised", photo.normalized_score.toFixed(3));
+  if (photo.width !== null && photo.height !== null) addFact(facts, "Size", `${photo.width} × ${photo.height}`);
+  if (photo.tokens !== null) addFact(facts, "Tokens", count(photo.tokens));
+  for (const [name, value] of Object.entries(photo.extra ?? {})) addFact(facts, name, String(value));
+  const svg = byId("viewer-distribution");
+  svg.toggleAttribute("hidden", !photo.distribution);
+  svg.replaceChildren();
+  if (photo.distribution) {
+    svg.setAttribute("viewBox", `0 0 ${photo.distribution.length * 10} 100`);
+    drawBars(svg, photo.distribution, "bar-shown", (bin) => `bin ${bin + 1}: ${(100 * photo.distribution[bin]).toFixed(1)} %`);
+  }
+  const link = byId("viewer-original");
+  link.parentElement.hidden = !photo.original;
+  if (photo.original) link.href = photo.original;
+  choiceChanged();
+}
+
+/** The thumbnail at once, and the original in its place if it lies where it lay when the report was made. */
+function showImage(photo) {
+  const image = byId("viewer-image");
+  const small = thumbnail(photo);
+  image.hidden = !small;
+  byId("viewer-missing").hidden = Boolean(small);
+  byId("viewer-missing").textContent = photo.note || "No preview";
+  if (small) image.src = small;
+  else image.removeAttribute("src");
+  if (!photo.original) return;
+  const full = new Image();
+  full.src = photo.original;
+  full.decode().then(
+    () => {
+      if (viewed !== photo.index) return;
+      image.src = full.src;
+      image.hidden = false;
+      byId("viewer-missing").hidden = true;
+    },
+    () => undefined,
+  );
+}
+
+/* ---------- failures ---------- */
+
+function drawErrors(from = 0) {
+  byId("errors").hidden = report.errors.length === 0;
+  const number = report.errors.length;
+  byId("errors-summary").textContent = `${count(number)} ${number === 1 ? "file" : "files"} could not be scored`;
+  for (const [path, reason] of report.errors.slice(from, from + ERRORS_AT_ONCE)) {
+    const row = element("tr");
+    row.append(element("td", "path", path), element("td", "", reason));
+    byId("error-rows").append(row);
+  }
+  byId("more-errors").hidden = from + ERRORS_AT_ONCE >= number;
+}
+
+/* ---------- theme ---------- */
+
+const narrow = matchMedia("(max-width: 800px)");
+const prefersDark = matchMedia("(prefers-color-scheme: dark)");
+
+function isDark() {
+  const theme = document.documentElement.dataset.theme;
+  return theme ? theme === "dark" : prefersDark.matches;
+}
+
+function showTheme() {
+  byId("theme").setAttribute("aria-pressed", isDark());
+}
+
+function toggleTheme() {
+  document.documentElement.dataset.theme = isDark() ? "light" : "dark";
+  remember("theme", document.documentElement.dataset.theme);
+  showTheme();
+}
+
+/* ---------- start ---------- */
+
+const sortedByScore = photos.map((photo) => photo.index);
+
+function onInput(id, action, type = "input") {
+  byId(id).addEventListener(type, (event) => action(event.target));
+}
+
+function onClick(id, action) {
+  byId(id).addEventListener("click", action);
+}
+
+function listenToFilters() {
+  const set = (name, value) => {
+    filters[name] = value;
+    update();
+  };
+  onInput("search", (input) => set("query", input.value));
+  onInput("folder", (input) => set("folder", input.value));
+  onInput("only-chosen", (input) => set("onlyChosen", input.checked));
+  onInput("sort", (input) => {
+    order = sortPhotos(photos, input.value);
+    update();
+  });
+  const sliderScore = (input) => lowest + (Number(input.value) / SLIDER_STEPS) * (highest - lowest);
+  onInput("low-slider", (input) => setScores(sliderScore(input), Math.max(sliderScore(input), filters.high)));
+  onInput("high-slider", (input) => setScores(Math.min(sliderScore(input), filters.low), sliderScore(input)));
+  onInput("low", (input) => setScores(input.value === "" ? -Infinity : Number(input.value), filters.high), "change");
+  onInput("high", (input) => setScores(filters.low, input.value === "" ? Infinity : Number(input.value)), "change");
+  onInput("size", (input) => sheet.resize(Number(input.value)));
+  onClick("reset", resetFilters);
+  onClick("empty-reset", resetFilters);
+}
+
+function listenToChoice() {
+  const number = () => Math.max(1, Math.floor(Number(byId("choose-number").value)) || 1);
+  const ranked = () => [...shown].sort((a, b) => a - b);
+  onClick("choose-best", () => choose(ranked().slice(0, number())));
+  onClick("choose-worst", () => choose(ranked().slice(-number())));
+  onClick("choose-shown", () => choose(shown));
+  onClick("choose-none", () => {
+    chosen.clear();
+    choiceChanged();
+  });
+  onClick("export-text", () => download("chosen.txt", "text/plain", toTextList(chosenPhotos())));
+  onClick("export-csv", () => download("chosen.csv", "text/csv", toCsv(chosenPhotos(), report.exported)));
+  onClick("export-errors", () => {
+    const rows = report.errors.map(([path, error]) => ({ path, error }));
+    download("failed.csv", "text/csv", toCsv(rows, ["path", "error"]));
+  });
+  onClick("more-errors", () => drawErrors(byId("error-rows").childElementCount));
+}
+
+function listenToViewer() {
+  const viewer = byId("viewer");
+  onClick("viewer-previous", () => step(-1));
+  onClick("viewer-next", () => step(1));
+  onClick("viewer-choose", () => toggle(viewed));
+  onClick("viewer-close", () => viewer.close());
+  onClick("help-open", () => byId("help").showModal());
+  onClick("help-close", () => byId("help").close());
+  viewer.addEventListener("click", (event) => event.target === viewer && viewer.close());
+  viewer.addEventListener("close", () => viewed !== viewedFirst && sheet.moveTo(shown.indexOf(viewed)));
+  viewer.addEventListener("keydown", (event) => {
+    if (event.key === "ArrowLeft") step(-1);
+    else if (event.key === "ArrowRight") step(1);
+    else if (event.key === " " && event.target.tagName !== "BUTTON") toggle(viewed);
+    else return;
+    event.preventDefault();
+  });
+}
+
+function listenToKeys() {
+  document.addEventListener("keydown", (event) => {
+    const typing = event.target.closest("input, select, dialog");
+    if (event.key === "Escape" && event.target.id === "search" && filters.query) {
+      byId("search").value = filters.query = "";
+      update();
+    } else if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "a" && !typing) choose(shown);
+    else if (event.ctrlKey || event.metaKey || event.altKey || typing) return;
+    else if (event.key === "/") byId("search").focus();
+    else if (event.key === "?") byId("help").showModal();
+    else if (event.target === document.body && event.key === "ArrowDown") sheet.moveTo(sheet.active);
+    else return;
+    event.preventDefault();
+  });
+}
+
+function start() {
+  const saved = remembered("theme", null);
+  if (saved) document.documentElement.dataset.theme = saved;
+  for (const id of ["low", "high"]) {
+    byId(id).step = "any";
+    Object.assign(byId(`${id}-slider`), { min: 0, max: SLIDER_STEPS, step: 1 });
+  }
+  byId("loading").remove();
+  byId("app").hidden = false;
+  byId("side").open = !narrow.matches;
+  narrow.addEventListener("change", () => (byId("side").open = !narrow.matches));
+  listenToFilters();
+  listenToChoice();
+  listenToViewer();
+  listenToKeys();
+  onClick("theme", toggleTheme);
+  onClick("skip", () => sheet.moveTo(sheet.active));
+  prefersDark.addEventListener("change", showTheme);
+  fillFolders();
+  drawFacts();
+  drawErrors();
+  showTheme();
+  showScores();
+  choiceChanged();
+  update();
+}
+
+start();

@@ -1,0 +1,26 @@
+"""Checkpoint repositories: their layout, their cards, push, pull, and the conversion of published ones."""
+
+from .cards import CardContext, render_card, write_published_cards
+from .conversion import convert_from_hub
+from .layout import assemble_repository, embedded_model_path, find_checkpoints
+from .pull import pull_checkpoint, resolve_checkpoint, split_revision
+from .push import PushError, push_checkpoint
+from .verify import CheckpointError, verify_checkpoints
+
+
+__all__ = [
+    "CardContext",
+    "CheckpointError",
+    "PushError",
+    "assemble_repository",
+    "convert_from_hub",
+    "embedded_model_path",
+    "find_checkpoints",
+    "pull_checkpoint",
+    "push_checkpoint",
+    "render_card",
+    "resolve_checkpoint",
+    "split_revision",
+    "verify_checkpoints",
+    "write_published_cards",
+]

@@ -1,0 +1,134 @@
+"""What becomes of scored images: a selection of them, copies, ratings beside them."""
+
+from __future__ import annotations
+
+import filecmp
+import heapq
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from .rows import ScoreRow
+from .shards import TarMember
+from .sources import Item
+from .tokenizing import read_content
+
+
+# Sidecars with this mark are ours to overwrite; others hold a person's work.
+_TOOLKIT = "charm-hf"
+_SIDECAR = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
+<x:xmpmeta xmlns:x="adobe:ns:meta/" x:xmptk="{toolkit}">
+ <rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+  <rdf:Description rdf:about="" xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmp:Rating="{rating}"/>
+ </rdf:RDF>
+</x:xmpmeta>
+<?xpacket end="w"?>
+"""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which rows the table keeps.
+
+    Images without a score always keep their row: at its place, or at the end under `top`.
+
+    Args:
+        threshold: lowest score, in the data set's own units.
+        top: this many of the highest scores, best first; of equal ones the first.
+    """
+
+    threshold: float | None = None
+    top: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.top is not None and self.top < 1:
+            raise ValueError(f"`top` must be at least 1, got {self.top}.")
+
+    def apply(self, pairs: Iterable[tuple[ScoreRow, Item | None]]) -> Iterator[tuple[ScoreRow, Item | None]]:
+        """Keep what is selected; memory does not grow with the number of rows."""
+        kept = (pair for pair in pairs if self._passes(pair[0]))
+        return kept if self.top is None else self._best(kept, self.top)
+
+    def _passes(self, row: ScoreRow) -> bool:
+        return row.score is None or self.threshold is None or row.score >= self.threshold
+
+    def _best(
+        self, pairs: Iterable[tuple[ScoreRow, Item | None]], count: int
+    ) -> Iterator[tuple[ScoreRow, Item | None]]:
+        failed = []
+        best: list[tuple[float, int, ScoreRow, Item | None]] = []
+        for place, (row, item) in enumerate(pairs):
+            if row.score is None:
+                failed.append((row, item))
+                continue
+            entry = (row.score, -place, row, item)
+            if len(best) < count:
+                heapq.heappush(best, entry)
+            else:
+                heapq.heappushpop(best, entry)
+        yield from ((row, item) for _, _, row, item in sorted(best, key=lambda entry: entry[:2], reverse=True))
+        yield from failed
+
+
+def stars(normalized_score: float) -> int:
+    """Rating from 1 to 5: fifths of the score's range."""
+    return min(5, 1 + int(5 * max(0.0, normalized_score)))
+
+
+def write_rating(photo: str | os.PathLike, normalized_score: float) -> bool:
+    """Write a rating as an XMP sidecar, `photo.jpg.xmp`, where digiKam and darktable look for it.
+
+    Returns:
+        Whether it was written: a sidecar that another program made is left alone.
+    """
+    sidecar = Path(f"{os.fspath(photo)}.xmp")
+    if sidecar.exists() and not re.search(rb'x:xmptk="charm-hf', sidecar.read_bytes()[:2000]):
+        return False
+    sidecar.write_text(_SIDECAR.format(toolkit=_TOOLKIT, rating=stars(normalized_score)), encoding="utf-8")
+    return True
+
+
+def copy_photo(item: Item, folder: Path) -> Path:
+    """Copy an image into a folder under its own name; `name-2.jpg` if another image has it.
+
+    A copy that is already there is kept, so that doing it twice changes nothing.
+
+    Raises:
+        ValueError: for an image that is neither a file nor encoded.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    draft = folder / ".charm-hf.draft"
+    if isinstance(item.image, (str, os.PathLike)):
+        name = os.path.basename(item.image)
+        shutil.copy2(item.image, draft)
+    else:
+        content = read_content(item)
+        if not (isinstance(content, dict) and content.get("bytes") is not None):
+            raise ValueError(f"{item.path}: only image files can be copied, this is a {type(item.image).__name__}.")
+        name = os.path.basename(item.path) if isinstance(item.image, TarMember) else _name_of_key(item)
+        draft.write_bytes(content["bytes"])
+    return _settle(draft, folder, name)
+
+
+def _name_of_key(item: Item) -> str:
+    name = os.path.basename(item.path)
+    if Path(name).suffix:
+        return name
+    return re.sub(r"[^\w.-]", "_", item.key or name) + ".img"
+
+
+def _settle(draft: Path, folder: Path, name: str) -> Path:
+    stem, suffix = os.path.splitext(name)
+    number = 1
+    while True:
+        target = folder / (name if number == 1 else f"{stem}-{number}{suffix}")
+        if not os.path.lexists(target):
+            os.replace(draft, target)
+            return target
+        if target.is_file() and filecmp.cmp(draft, target, shallow=False):
+            draft.unlink()
+            return target
+        number += 1

@@ -1,0 +1,131 @@
+"""What worker processes do: read an image's header, decode it, turn it into tokens, pad tokens to a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset
+
+from ..models.image_loading_charm import array_to_tensor, image_size
+from .rows import ScoreRow, describe_error
+from .shards import TarMember
+from .sources import Item
+
+
+Tokens = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An item whose header was read: width and height in pixels and the length of its token sequence, or an error."""
+
+    item: Item
+    width: int | None = None
+    height: int | None = None
+    tokens: int | None = None
+    error: str | None = None
+
+    def to_row(self) -> ScoreRow:
+        """Row without a score."""
+        return ScoreRow(
+            self.item.path,
+            width=self.width,
+            height=self.height,
+            tokens=self.tokens,
+            error=self.error,
+            key=self.item.key,
+        )
+
+
+class TokenBatch(NamedTuple):
+    """Tokens of some images of a chunk: `inputs` for the model, `None` if all of them failed.
+
+    `places` are the images' places in their chunk, `errors` those that failed with the reason.
+    """
+
+    places: list[int]
+    inputs: dict[str, Any] | None
+    errors: dict[int, str]
+
+
+def measure(item: Item, processor: Any, parameters: dict[str, Any]) -> Measured:
+    """Read the size of an image from its header and count its tokens, without decoding pixels."""
+    if item.error is not None:
+        return Measured(item, error=item.error)
+    try:
+        image = read_content(item)
+        if isinstance(image, (np.ndarray, torch.Tensor)):
+            height, width = array_to_tensor(image, item.path).shape[1:]
+        else:
+            width, height = image_size(image, name=repr(item.path))
+        return Measured(item, width, height, processor.num_tokens(height, width, **parameters))
+    except Exception as error:  # whatever a hostile file provokes belongs into its row
+        return Measured(item, error=describe_error(error))
+
+
+def read_content(item: Item) -> Any:
+    """What the image reader takes for an item; content goes by the item's path in errors."""
+    content = item.image.read() if isinstance(item.image, TarMember) else item.image
+    return {"bytes": content, "path": item.path} if isinstance(content, (bytes, bytearray)) else content
+
+
+class BatchTokenizer(Dataset):
+    """Tokenizes the batch that it is indexed with; a copy lives in each worker process.
+
+    Args:
+        processor: the image processor.
+        parameters: what it is called with.
+        num_views: token sequences an image; they stand side by side in a batch.
+        as_numpy: return arrays, which reach the parent through a pipe, instead of tensors, which need shared memory.
+    """
+
+    def __init__(self, processor: Any, parameters: dict[str, Any], num_views: int = 1, as_numpy: bool = True) -> None:
+        self.processor = processor
+        self.parameters = parameters
+        self.num_views = num_views
+        self.as_numpy = as_numpy
+
+    def __getitems__(self, batch: list[tuple[int, Item]]) -> TokenBatch:
+        return self.collate(self.tokenize(batch))
+
+    def tokenize(self, batch: list[tuple[int, Item]]) -> list[tuple[int, list[Any] | None, str | None]]:
+        """Give each image's place with its views' tokens, or with the reason why it has none."""
+        results: list[tuple[int, list[Any] | None, str | None]] = []
+        for place, item in batch:
+            try:
+                results.append((place, self._views(item), None))
+            except Exception as error:  # one broken image must not cost the others theirs
+                results.append((place, None, describe_error(error)))
+        return results
+
+    def collate(self, results: Sequence[tuple[int, list[Any] | None, str | None]]) -> TokenBatch:
+        """Pad the token sequences of a batch to its longest."""
+        places = [place for place, views, _ in results if views is not None]
+        sequences = [view for _, views, _ in results for view in views or []]
+        errors = {place: error for place, _, error in results if error is not None}
+        if not sequences:
+            return TokenBatch(places, None, errors)
+        inputs: dict[str, Any] = {
+            name: pad_sequence([view[name] for view in sequences], batch_first=True) for name in sequences[0]
+        }
+        if self.as_numpy:
+            inputs = {name: value.numpy() for name, value in inputs.items()}
+        return TokenBatch(places, inputs, errors)
+
+    def _views(self, item: Item) -> list[Tokens]:
+        image = read_content(item)
+        if self.num_views == 1:
+            return [self._tokenize(image, item, self.parameters)]
+        # As the pipeline does: view i uses seed + i.
+        seed = self.parameters.get("seed", self.processor.seed) or 0
+        drawn = {"stochastic_selection": True, **self.parameters}
+        return [self._tokenize(image, item, {**drawn, "seed": seed + view}) for view in range(self.num_views)]
+
+    def _tokenize(self, image: Any, item: Item, parameters: dict[str, Any]) -> Tokens:
+        inputs = self.processor([image], return_tensors="pt", **parameters)
+        return {name: value[0] for name, value in inputs.items()}

@@ -1,0 +1,123 @@
+"""The draft of a model card that a run leaves beside its weights: what was measured, on what, and how to repeat it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from charm_hf.models.configuration_charm import CharmConfig
+
+
+METRIC_NAMES = {
+    "plcc": "PLCC",
+    "srcc": "SRCC",
+    "acc": "ACC",
+    "mse": "MSE",
+    "mae": "MAE",
+    "emd_r1": "EMD (r = 1)",
+    "emd_r2": "EMD (r = 2)",
+}
+_TEMPLATE = """---
+{metadata}
+---
+
+# {name}
+
+*Written by `examples/train.py`; complete it before you publish the model.*
+
+Scores how good photos look, from {low:g} to {high:g}. {architecture}, trained on {train_images:,} photos of {dataset}.
+
+```python
+import charm_hf
+from transformers import pipeline
+
+pipeline("image-aesthetics", model="path/or/repository")("photo.jpg")
+```
+
+## Results
+
+{results}
+
+## How it was trained
+
+```
+{command}
+```
+
+{seed}, {versions}. Hashes are SHA-256 of the sorted image ids, one a line:
+
+| part | photos | hash |
+|---|---|---|
+{splits}
+
+## Limits
+
+The taste is that of the raters of {dataset}. Photos unlike the training photos get a score as well, with nothing to
+warn you. Scores of models trained on other datasets are not comparable.
+"""
+
+
+def draft_model_card(
+    name: str, config: CharmConfig, run: Mapping[str, Any], record: Mapping[str, Any], base_model: str | None = None
+) -> ModelCard:
+    """Write the card of a trained model.
+
+    Args:
+        name: of the model.
+        config: of the model.
+        run: what `describe_run` gave.
+        record: of the epoch that was kept, with the validation metrics if there are any.
+        base_model: what the weights started from; named in the metadata if it is on the Hub.
+    """
+    dataset = config.dataset_name or "photos"
+    validation = run["splits"].get("validation")
+    metrics = {key: record[key] for key in METRIC_NAMES if key in record}
+    data = ModelCardData(
+        model_name=name,
+        library_name="transformers",
+        pipeline_tag="image-classification",
+        tags=["image-aesthetics", "charm"],
+        base_model=None if base_model is None or os.path.exists(base_model) else base_model,
+        eval_results=[_result(dataset, validation, key, value) for key, value in metrics.items()] or None,
+    )
+    results = "Nothing was measured: the run had no validation part."
+    if validation is not None:
+        results = (
+            f"On the validation part, {validation['images']:,} photos, by which epoch {record['epoch']} was chosen. A "
+            "test part, measured with `examples/evaluate.py`, is the more honest number.\n\n"
+        ) + "| metric | value |\n|---|---|\n"
+        results += "\n".join(f"| {METRIC_NAMES[key]} | {value:.4f} |" for key, value in metrics.items())
+    content = _TEMPLATE.format(
+        metadata=data.to_yaml(),
+        name=name,
+        low=config.score_range[0],
+        high=config.score_range[1],
+        architecture=f"Charm with {config.num_scales} scales on a {config.backbone_config.model_type} encoder",
+        dataset=dataset,
+        train_images=run["splits"]["train"]["images"],
+        results=results,
+        command=run["command"],
+        seed=f"Seed {run['flags']['seed']}",
+        versions=", ".join(f"{package} {version}" for package, version in run["versions"].items()),
+        splits="\n".join(
+            f"| {part} | {split['images']:,} | `{split['sha256']}` |" for part, split in run["splits"].items()
+        ),
+    )
+    return ModelCard(content, ignore_metadata_errors=False)
+
+
+def _result(dataset: str, split: Mapping[str, Any], metric: str, value: float) -> EvalResult:
+    return EvalResult(
+        task_type="image-classification",
+        task_name="Image aesthetics",
+        dataset_type=dataset,
+        dataset_name=dataset,
+        dataset_split="validation",
+        dataset_args={"images": split["images"], "image_ids_sha256": split["sha256"]},
+        metric_type=metric,
+        metric_name=METRIC_NAMES[metric],
+        metric_value=round(value, 6),
+    )
