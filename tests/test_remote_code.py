@@ -20,6 +20,7 @@ CODE = {
     "model_card_charm.py",
     "modeling_charm.py",
     "patch_selection_charm.py",
+    "pixel_tokens_charm.py",
     "pipeline_image_aesthetics.py",
     "provenance_charm.py",
 }
