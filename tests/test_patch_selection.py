@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from charm_hf.models import patch_selection_charm as selection
 from charm_hf.models.patch_selection_charm import (
-    assign_scales,
+    cut_tokens,
     draw_salient,
+    lay_out_tokens,
+    pad_or_crop,
     patchify,
     plan_tokens,
     rank_regions,
     region_sizes,
     shrink_regions,
     split_into_tiles,
-    tokenize,
 )
+from charm_hf.models.pixel_tokens_charm import PIXEL_IMPORTANCE, cut_pixels
 
 
 SIZE = 28
@@ -73,6 +76,9 @@ def test_importance_equals_its_definition_region_by_region(method: str, slow, im
         assert fast.argmin() == 0
     from_float = selection.IMPORTANCE[method](image.float() / 255, SIZE)
     assert torch.allclose(from_float[textured], fast[textured], rtol=1e-4, atol=1e-4)
+    from_pixels = torch.from_numpy(PIXEL_IMPORTANCE[method](image.numpy(), SIZE))
+    assert torch.allclose(from_pixels[textured], expected[textured], rtol=1e-4, atol=1e-4)
+    assert method == "gradient" or from_pixels.argmin() == 0
 
 
 def test_frequency_of_odd_sized_regions_counts_each_bin_once() -> None:
@@ -146,7 +152,39 @@ def test_fewer_regions_than_wanted_is_no_error() -> None:
 def test_the_most_important_regions_get_the_highest_scale_and_ties_keep_their_order() -> None:
     importance = torch.tensor([1.0, 5.0, 5.0, -torch.inf, 3.0, 5.0])
     assert rank_regions(importance, (3, 1, 2)).tolist() == [1, 2, 5, 4, 0, 3]
-    assert assign_scales(rank_regions(importance, (3, 1, 2)), (3, 1, 2)).tolist() == [0, 2, 2, 0, 0, 1]
+
+
+def test_tokens_are_laid_out_coarse_first_and_row_major_inside_a_scale() -> None:
+    plan = plan_tokens(168, 168, 14, 3, 0.5, 64)
+    assert (plan.region_grid, plan.regions_per_scale) == ((3, 3), (7, 1, 1))
+    layout = lay_out_tokens(plan, np.array([5, 2, 8, 7, 6, 4, 1, 0, 3]))
+    assert [regions.tolist() for regions in layout.regions_of_scale] == [[0, 1, 3, 4, 6, 7, 8], [2], [5]]
+    assert layout.scale_ids.tolist() == [0] * 28 + [1] * 9 + [2] * 16
+    assert layout.positions[:5].tolist() == [[0, 0], [0, 1], [1, 0], [1, 1], [0, 2]]
+    assert layout.positions[28].tolist() == [0, 6]
+    assert layout.positions[-1].tolist() == [7, 11]
+
+
+@pytest.mark.parametrize("num_scales", [2, 3])
+@pytest.mark.parametrize("patch_size", [14, 16, 32])
+def test_the_fast_path_of_8_bit_pixels_equals_the_plain_one(patch_size: int, num_scales: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randint(0, 256, (3, 400, 610), generator=generator, dtype=torch.uint8)
+    image[0] //= 4
+    plan = plan_tokens(400, 610, patch_size, num_scales, 0.5, 48)
+    image = pad_or_crop(image, plan.height, plan.width)
+    size = plan.sizes[-1]
+    for method, importance in PIXEL_IMPORTANCE.items():
+        plain = selection.IMPORTANCE[method](image, size)
+        # One frequency that is zero but for rounding moves the mean over all of them by some thousandths.
+        tolerance = 1e-2 if method == "frequency" else 1e-4
+        assert torch.allclose(torch.from_numpy(importance(image.numpy(), size)), plain, rtol=1e-4, atol=tolerance)
+    layout = lay_out_tokens(plan, torch.randperm(math.prod(plan.region_grid), generator=generator).numpy())
+    factor, offset = np.array([0.5, 1.0, 2.0], np.float32), np.array([-1.0, 0.0, 3.0], np.float32)
+    tokens = torch.from_numpy(cut_pixels(image.numpy(), plan, layout, factor, offset)).unflatten(1, (3, -1))
+    plain = cut_tokens(image, plan, layout).unflatten(1, (3, -1))
+    expected = plain * torch.from_numpy(factor)[:, None] + torch.from_numpy(offset)[:, None]
+    assert torch.allclose(tokens, expected, atol=1e-3)
 
 
 def test_stochastic_ranking_draws_each_scale_from_its_own_ranks() -> None:
@@ -174,8 +212,8 @@ def test_salient_regions_come_before_the_others_and_are_drawn_at_random() -> Non
 def test_tokens_at_full_resolution_are_the_pixels_at_their_position(image: torch.Tensor) -> None:
     plan = plan_tokens(image.shape[1], image.shape[2], 14, 2, 0.5, 20)
     assert plan.is_multiscale
-    scales = assign_scales(rank_regions(torch.arange(15.0), plan.regions_per_scale), plan.regions_per_scale)
-    tokens, scale_ids, positions = tokenize(image, plan, scales)
+    layout = lay_out_tokens(plan, np.arange(15))
+    tokens, scale_ids, positions = cut_tokens(image, plan, layout), layout.scale_ids, layout.positions
     tiles = split_into_tiles(image, 14).flatten(2).float()
     for token, scale, (row, column) in zip(tokens, scale_ids, positions, strict=True):
         if scale == 1:

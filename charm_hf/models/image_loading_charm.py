@@ -87,6 +87,14 @@ def image_size(source: Any, *, name: str | None = None) -> tuple[int, int]:
         raise ValueError(f"{name} is not an image that PIL can read.") from None
 
 
+def rgb_planes(image: Image.Image) -> np.ndarray:
+    """Pixels of an RGB image, (3, H, W) `uint8`. Bands come out of PIL several times faster than whole pixels."""
+    planes = np.empty((3, image.height, image.width), dtype=np.uint8)
+    for plane, band in zip(planes, image.split(), strict=True):
+        plane[:] = np.asarray(band)
+    return planes
+
+
 def array_to_tensor(array: np.ndarray | torch.Tensor, name: str, input_data_format: str | None = None) -> torch.Tensor:
     """Bring an array to channels first.
 
@@ -220,14 +228,16 @@ def _first_frame(image: Image.Image) -> Image.Image:
 
 def _oriented_size(image: Image.Image) -> tuple[int, int]:
     width, height = image.size
-    rotated = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    # The base class's method, because a PNG's own one decodes all pixels in search of EXIF data behind them.
+    rotated = Image.Image.getexif(image).get(0x0112, 1) in (5, 6, 7, 8)
     return (height, width) if rotated else (width, height)
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     _check_size(image, name)
     image.load()
-    image = ImageOps.exif_transpose(image)
+    # The image is ours alone, and a copy of a photo costs more than any other step here.
+    ImageOps.exif_transpose(image, in_place=True)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image = _grey_to_8bit(image, name)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
@@ -246,4 +256,4 @@ def _grey_to_8bit(image: Image.Image, name: str) -> Image.Image:
     return Image.fromarray((np.clip(values, 0, 65535).astype(np.uint16) >> 8).astype(np.uint8))
 
 
-__all__ = ["array_to_tensor", "describe_source", "image_size", "load_image"]
+__all__ = ["array_to_tensor", "describe_source", "image_size", "load_image", "rgb_planes"]

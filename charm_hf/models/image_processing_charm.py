@@ -17,20 +17,21 @@ from transformers.processing_utils import ImagesKwargs
 from transformers.utils import TensorType
 
 from .configuration_charm import AUTO_MAP, get_dataset_preset, save_code_files
-from .image_loading_charm import array_to_tensor, describe_source, image_size, load_image
+from .image_loading_charm import array_to_tensor, describe_source, image_size, load_image, rgb_planes
 from .model_card_charm import CardMixin
 from .patch_selection_charm import (
     IMPORTANCE,
     TokenPlan,
-    assign_scales,
+    cut_tokens,
     draw_salient,
+    lay_out_tokens,
     pad_or_crop,
     plan_tokens,
     rank_regions,
     region_sizes,
     saliency_importance,
-    tokenize,
 )
+from .pixel_tokens_charm import PIXEL_IMPORTANCE, cut_pixels
 
 
 PATCH_SELECTIONS = ("frequency", "gradient", "entropy", "saliency", "random", "original")
@@ -390,8 +391,7 @@ def _read_and_resize(source: Any, name: str, settings: _Settings) -> torch.Tenso
     if settings.reduced_decoding and not isinstance(source, Image.Image):
         draft_size = _draft_size(source, name, settings)
     image = load_image(source, name=name, draft_size=draft_size)
-    pixels = np.array(_resize_pil(image, settings))
-    return torch.from_numpy(pixels).to(settings.device or "cpu").permute(2, 0, 1)
+    return torch.from_numpy(rgb_planes(_resize_pil(image, settings))).to(settings.device or "cpu")
 
 
 def _draft_size(source: Any, name: str, settings: _Settings) -> tuple[int, int]:
@@ -469,23 +469,34 @@ def _tokens_of(
     plan = settings.plan(image.shape[1], image.shape[2])
     image = pad_or_crop(image, plan.height, plan.width)
     generator = None if seed is None else torch.Generator().manual_seed(seed)
-    scale_of_region = None
+    ranked = None
     if plan.is_multiscale:
         if saliency is not None:
             saliency = pad_or_crop(saliency, plan.height, plan.width)
-        ranked = _rank(image, saliency, plan, generator, settings)
-        scale_of_region = assign_scales(ranked, plan.regions_per_scale)
-    tokens, scale_ids, positions = tokenize(image, plan, scale_of_region)
+        ranked = _rank(image, saliency, plan, generator, settings).cpu().numpy()
+    layout = lay_out_tokens(plan, ranked)
+    factor, offset = _rescale_and_normalize(settings, is_float=image.is_floating_point())
+    if _is_plain_pixels(image):
+        tokens = torch.from_numpy(cut_pixels(image.numpy(), plan, layout, factor.numpy(), offset.numpy()))
+    else:
+        factor, offset = (item.to(image.device).repeat_interleave(settings.patch_size**2) for item in (factor, offset))
+        tokens = torch.addcmul(offset, cut_tokens(image, plan, layout), factor)
+    scale_ids, positions = (torch.from_numpy(ids).to(tokens.device) for ids in (layout.scale_ids, layout.positions))
     if settings.overflow == "drop" and len(tokens) > settings.max_num_patches:
         kept = torch.randperm(len(tokens), generator=generator)[: settings.max_num_patches].sort().values
         kept = kept.to(tokens.device)
         tokens, scale_ids, positions = tokens[kept], scale_ids[kept], positions[kept]
     return {
-        "pixel_values": _rescale_and_normalize(tokens, image.is_floating_point(), settings),
+        "pixel_values": tokens,
         "scale_ids": scale_ids,
         "patch_positions": positions,
         "spatial_shapes": torch.tensor(plan.grids, device=tokens.device),
     }
+
+
+def _is_plain_pixels(image: torch.Tensor) -> bool:
+    """Whether NumPy can do the work: 8-bit pixels in main memory have no gradient and no device."""
+    return image.dtype == torch.uint8 and image.device.type == "cpu"
 
 
 def _rank(
@@ -505,18 +516,19 @@ def _rank(
         if not settings.stochastic_selection:
             return rank_regions(importance, counts)
         return rank_regions(draw_salient(importance, generator or torch.default_generator), counts)
-    importance = IMPORTANCE[settings.patch_selection](image.detach(), size)
+    if _is_plain_pixels(image):
+        importance = torch.from_numpy(PIXEL_IMPORTANCE[settings.patch_selection](image.numpy(), size))
+    else:
+        importance = IMPORTANCE[settings.patch_selection](image.detach(), size)
     return rank_regions(importance, counts, generator if settings.stochastic_selection else None)
 
 
-def _rescale_and_normalize(tokens: torch.Tensor, is_float: bool, settings: _Settings) -> torch.Tensor:
-    if settings.do_rescale and not is_float:
-        tokens = tokens * settings.rescale_factor
-    if settings.do_normalize:
-        mean = torch.tensor(settings.image_mean, device=tokens.device).repeat_interleave(settings.patch_size**2)
-        std = torch.tensor(settings.image_std, device=tokens.device).repeat_interleave(settings.patch_size**2)
-        tokens = (tokens - mean) / std
-    return tokens
+def _rescale_and_normalize(settings: _Settings, is_float: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Factor and offset, (3,) each, that rescale pixels of a channel and normalize them in one step."""
+    rescale = settings.rescale_factor if settings.do_rescale and not is_float else 1.0
+    mean, std = (settings.image_mean, settings.image_std) if settings.do_normalize else ([0.0] * 3, [1.0] * 3)
+    factor, offset = rescale / np.asarray(std), -np.asarray(mean) / np.asarray(std)
+    return torch.from_numpy(factor.astype(np.float32)), torch.from_numpy(offset.astype(np.float32))
 
 
 def _pad_batch(images: list[dict[str, torch.Tensor]], settings: _Settings) -> dict[str, torch.Tensor]:
@@ -528,18 +540,17 @@ def _pad_batch(images: list[dict[str, torch.Tensor]], settings: _Settings) -> di
                 '`max_num_patches` or use `overflow="resize"` or `"drop"`.'
             )
         length = settings.max_num_patches
-    batch = {
-        name: torch.stack([_pad_to(image[name], length) for image in images])
-        for name in ("pixel_values", "scale_ids", "patch_positions")
-    }
-    masks = [torch.ones_like(image["scale_ids"]) for image in images]
+    for image in images:
+        image["pixel_attention_mask"] = torch.ones_like(image["scale_ids"])
     return {
-        "pixel_values": batch["pixel_values"],
-        "pixel_attention_mask": torch.stack([_pad_to(mask, length) for mask in masks]),
-        "scale_ids": batch["scale_ids"],
-        "patch_positions": batch["patch_positions"],
-        "spatial_shapes": torch.stack([image["spatial_shapes"] for image in images]),
-    }
+        name: _stack([_pad_to(image[name], length) for image in images])
+        for name in ("pixel_values", "pixel_attention_mask", "scale_ids", "patch_positions")
+    } | {"spatial_shapes": _stack([image["spatial_shapes"] for image in images])}
+
+
+def _stack(tensors: list[torch.Tensor]) -> torch.Tensor:
+    """Stack without copying what stands alone."""
+    return tensors[0][None] if len(tensors) == 1 else torch.stack(tensors)
 
 
 def _pad_to(tensor: torch.Tensor, length: int) -> torch.Tensor:

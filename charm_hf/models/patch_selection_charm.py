@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -251,14 +252,6 @@ def draw_salient(share: torch.Tensor, generator: torch.Generator) -> torch.Tenso
     return (share > 0).float() + noise
 
 
-def assign_scales(ranked: torch.Tensor, counts: tuple[int, ...]) -> torch.Tensor:
-    """Scale of each region, (R,), when the first `counts[-1]` of `ranked` get the highest scale, and so on."""
-    levels = torch.repeat_interleave(
-        torch.arange(len(counts) - 1, -1, -1, device=ranked.device), torch.tensor(counts[::-1], device=ranked.device)
-    )
-    return torch.empty_like(ranked).scatter_(0, ranked, levels)
-
-
 @lru_cache(maxsize=64)
 def resize_matrix(size_in: int, size_out: int) -> torch.Tensor:
     """(out, in) matrix of torch's bicubic resampling (no antialiasing, half-pixel centres, clamped border).
@@ -283,38 +276,62 @@ def patchify(regions: torch.Tensor, patch_size: int) -> torch.Tensor:
     return tokens.permute(0, 2, 4, 1, 3, 5).reshape(-1, channels * patch_size * patch_size)
 
 
-def region_token_positions(regions: torch.Tensor, region_columns: int, per_side: int) -> torch.Tensor:
-    """Rows and columns, in the token grid of a scale, of the tokens of the given regions: (N·per_side², 2)."""
-    inside = torch.arange(per_side, device=regions.device)
-    rows = (regions // region_columns)[:, None, None] * per_side + inside[None, :, None]
-    columns = (regions % region_columns)[:, None, None] * per_side + inside[None, None, :]
-    return torch.stack(torch.broadcast_tensors(rows, columns), dim=-1).reshape(-1, 2)
+@dataclass(frozen=True)
+class TokenLayout:
+    """Where the tokens of one image stand, coarsest scale first, regions row-major within a scale.
+
+    NumPy, because so many small steps cost it a fraction of what they cost torch.
+
+    Attributes:
+        regions_of_scale: indices, ascending, of the regions shown at each scale of the plan.
+        scale_ids: (L,). positions: (L, 2), row and column in each token's own scale.
+    """
+
+    regions_of_scale: list[np.ndarray]
+    scale_ids: np.ndarray
+    positions: np.ndarray
 
 
-def tokenize(
-    image: torch.Tensor, plan: TokenPlan, scale_of_region: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Cut an image into tokens, coarsest scale first, regions row-major within a scale.
+def lay_out_tokens(plan: TokenPlan, ranked: np.ndarray | None) -> TokenLayout:
+    """Order the tokens of an image.
 
     Args:
-        image: (C, H, W), of the plan's size. A float image's gradient flows into the tokens.
-        plan: from [`plan_tokens`].
-        scale_of_region: (R,) from [`assign_scales`]; `None` for native tokens.
-
-    Returns:
-        tokens (L, C·P·P) float32 in the image's own range, scale ids (L,), positions (L, 2) in each scale's grid.
+        ranked: (R,) regions; the first `plan.regions_per_scale[-1]` are shown at the highest scale, those that follow
+            at the next lower one, and so on. `None` for native tokens.
     """
-    patch_size = plan.patch_size
+    if ranked is None:
+        ranked = np.arange(plan.regions_per_scale[0])
+    ends = np.cumsum(plan.regions_per_scale[::-1])
+    regions_of_scale = [np.sort(regions) for regions in np.split(ranked, ends[:-1])][::-1]
+    sides = [size // plan.patch_size for size in plan.sizes]
+    lengths = [len(regions) * side * side for regions, side in zip(regions_of_scale, sides, strict=True)]
+    positions = [
+        _token_positions(regions, plan.region_grid[1], side)
+        for regions, side in zip(regions_of_scale, sides, strict=True)
+    ]
+    return TokenLayout(regions_of_scale, np.repeat(np.arange(len(sides)), lengths), np.concatenate(positions))
+
+
+def _token_positions(regions: np.ndarray, region_columns: int, per_side: int) -> np.ndarray:
+    """Rows and columns, in the token grid of a scale, of the tokens of the given regions: (N·per_side², 2)."""
+    positions = np.empty((len(regions), per_side, per_side, 2), dtype=np.int64)
+    inside = np.arange(per_side)
+    rows, columns = np.divmod(regions, region_columns)
+    positions[..., 0] = rows[:, None, None] * per_side + inside[:, None]
+    positions[..., 1] = columns[:, None, None] * per_side + inside
+    return positions.reshape(-1, 2)
+
+
+def cut_tokens(image: torch.Tensor, plan: TokenPlan, layout: TokenLayout) -> torch.Tensor:
+    """Cut a (C, H, W) image of the plan's size into (L, C·P·P) float32 tokens, in the image's own range.
+
+    A float image's gradient flows into the tokens.
+    """
     tiles = split_into_tiles(image, plan.sizes[-1]).flatten(0, 1)
-    if scale_of_region is None:
-        scale_of_region = torch.zeros(len(tiles), dtype=torch.long, device=image.device)
-    tokens, scale_ids, positions = [], [], []
-    for scale, size in enumerate(plan.sizes):
-        chosen = torch.nonzero(scale_of_region == scale).squeeze(1)
-        regions = tiles[chosen].float()
+    tokens = []
+    for regions, size in zip(layout.regions_of_scale, plan.sizes, strict=True):
+        pixels = tiles[torch.from_numpy(regions).to(tiles.device)].float()
         if size != plan.sizes[-1]:
-            regions = shrink_regions(regions, size)
-        tokens.append(patchify(regions, patch_size))
-        scale_ids.append(torch.full((len(tokens[-1]),), scale, device=image.device))
-        positions.append(region_token_positions(chosen, plan.region_grid[1], size // patch_size))
-    return torch.cat(tokens), torch.cat(scale_ids), torch.cat(positions)
+            pixels = shrink_regions(pixels, size)
+        tokens.append(patchify(pixels, plan.patch_size))
+    return torch.cat(tokens)

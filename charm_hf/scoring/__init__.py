@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from .checkpoint import DEMONSTRATION_NOTICE, load_checkpoint
+from .columns import CharmScorer
 from .engine import Scorer, ScoringOptions
 from .processes import Processes
 from .provenance import provenance_columns
@@ -66,6 +67,7 @@ def _items(images: Any) -> Iterator[Item]:
 __all__ = [
     "COLUMNS",
     "DEMONSTRATION_NOTICE",
+    "CharmScorer",
     "DatasetSource",
     "Item",
     "PathSource",

@@ -64,8 +64,10 @@ def measure(item: Item, processor: Any, parameters: dict[str, Any]) -> Measured:
         else:
             width, height = image_size(image, name=repr(item.path))
         return Measured(item, width, height, processor.num_tokens(height, width, **parameters))
-    except Exception as error:  # whatever a hostile file provokes belongs into its row
+    except (ValueError, FileNotFoundError, PermissionError, IsADirectoryError) as error:
         return Measured(item, error=describe_error(error))
+    except Exception as error:  # whatever a hostile file provokes belongs into its row
+        return Measured(item, error=f"The image's header cannot be used. {describe_error(error)}")
 
 
 def read_content(item: Item) -> Any:

@@ -1,0 +1,177 @@
+"""The fast form of `patch_selection_charm` for 8-bit pixels on the CPU, in NumPy: the same numbers, no gradient.
+
+Everything runs over *strips*, one row of regions at a time, so that what is computed from a strip stays in the cache.
+Pixels come as planes, (3, H, W) `uint8`, whose sides are multiples of the region size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from .patch_selection_charm import TokenLayout, TokenPlan, resize_matrix
+
+
+def strips_of(planes: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Yield the rows of regions, each (3, size, W), as views."""
+    for top in range(0, planes.shape[1], size):
+        yield planes[:, top : top + size]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Importance of regions, float32, row-major.
+
+
+@lru_cache(maxsize=16)
+def _fourier_bases(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Real bases of a row of frequencies for `frequency_importance`, with the origin between the two middle pixels.
+
+    So placed, cosines are even and sines odd around the middle, and one half of each is enough.
+
+    Returns:
+        (2, 1, size/2, size/2): cosines of frequencies 0, 1, … size/2-1 and sines of frequencies size/2, 1, …
+        size/2-1, each over the first half of the pixels, divided by the size; (size, size+2): complex exponentials of
+        frequencies 0 … size/2, as pairs of real numbers.
+    """
+    half = size // 2
+    pixels = 2 * math.pi / size * (np.arange(size) - (size - 1) / 2)
+    frequencies = np.arange(half)
+    cosines = np.cos(np.outer(frequencies, pixels[:half])) / size
+    sines = np.sin(np.outer(np.where(frequencies == 0, half, frequencies), pixels[:half])) / size
+    exponentials = np.exp(-1j * np.outer(pixels, np.arange(half + 1))).astype(np.complex64)
+    return np.stack([cosines, sines])[:, None].astype(np.float32), exponentials.view(np.float32)
+
+
+def frequency_importance(planes: np.ndarray, size: int) -> np.ndarray:
+    """Mean of `20·log10|FFT|` over channels and frequencies; a flat region gives -inf. `size` is even.
+
+    With A and B the transforms of a region's even and odd part (top to bottom), F(u, v) = A - iB and F(-u, v) =
+    A + iB, so that log|F(u, v)| + log|F(-u, v)| = log|A² + B²|: one logarithm for two frequencies, and for the three
+    channels together when their products come first. Matrices of this size beat an FFT.
+    """
+    half, width = size // 2, planes.shape[2]
+    bases, exponentials = _fourier_bases(size)
+    pixels = np.empty((3, size, width), dtype=np.float32)
+    folded = np.empty((2, 3, half, width), dtype=np.float32)
+    down = np.empty_like(folded)
+    spectrum = np.empty((down.size // size, size + 2), dtype=np.float32)
+    even, odd = spectrum.view(np.complex64).reshape(2, 3, half, -1, half + 1)
+    # Columns of frequencies 1 … size/2-1 stand for their mirror images too.
+    weights = np.full(half + 1, 2.0, dtype=np.float32)
+    weights[[0, -1]] = 1.0
+    logarithms = []
+    for strip in strips_of(planes, size):
+        pixels[:] = strip
+        upper, lower = pixels[:, :half], pixels[:, : half - 1 : -1]
+        np.add(upper, lower, out=folded[0])
+        np.subtract(upper, lower, out=folded[1])
+        np.matmul(bases, folded, out=down)
+        np.matmul(down.reshape(-1, size), exponentials, out=spectrum)
+        # Frequency 0 has no odd part and size/2 no even one: they share the first row.
+        even[:, 0] *= odd[:, 0]
+        even[:, 1:] *= even[:, 1:]
+        odd[:, 1:] *= odd[:, 1:]
+        even[:, 1:] += odd[:, 1:]
+        even[0] *= even[1]
+        even[0] *= even[2]
+        with np.errstate(divide="ignore"):
+            logarithms.append(np.log(np.abs(even[0])).sum(axis=0) @ weights)
+    mean = np.concatenate(logarithms) / (3 * size * size)
+    return 20 / math.log(10) * mean + np.float32(20 * math.log10(size / 255))
+
+
+def entropy_importance(planes: np.ndarray, size: int) -> np.ndarray:
+    """`-Σ p·log2(p + 1e-9)` of the 256-bin histogram of all channels together."""
+    num_columns, num_pixels = planes.shape[2] // size, 3 * size * size
+    first_bin = np.repeat(np.arange(num_columns, dtype=np.int32) * 256, size)
+    counts = [
+        torch.bincount(torch.from_numpy((strip + first_bin).ravel()), minlength=num_columns * 256)
+        for strip in strips_of(planes, size)
+    ]
+    probabilities = np.arange(num_pixels + 1, dtype=np.float32) / num_pixels
+    terms = -probabilities * np.log2(probabilities + np.float32(1e-9))
+    return terms[torch.cat(counts).numpy()].reshape(-1, 256).sum(axis=1)
+
+
+def gradient_importance(planes: np.ndarray, size: int) -> np.ndarray:
+    """Sum of Sobel gradient magnitudes of the channel mean; each region alone, its border padded with zeros."""
+    num_columns = planes.shape[2] // size
+    # Integers up to 4 · 3 · 255 fit. A frame of zeros around each region lets whole strips be shifted at once.
+    framed = np.zeros((size + 2, num_columns, size + 2), dtype=np.int16)
+    sums = []
+    for strip in strips_of(planes, size):
+        grey = strip.sum(axis=0, dtype=np.int16)
+        framed[1:-1, :, 1:-1] = grey.reshape(size, num_columns, size)
+        rows = framed.reshape(size + 2, -1)
+        smooth = rows[:-2] + 2 * rows[1:-1] + rows[2:]
+        steep = rows[2:] - rows[:-2]
+        across = (smooth[:, 2:] - smooth[:, :-2]).astype(np.float32)
+        down = (steep[:, :-2] + 2 * steep[:, 1:-1] + steep[:, 2:]).astype(np.float32)
+        magnitude = np.zeros((rows.shape[1]), dtype=np.float32)
+        np.sum(np.sqrt(np.square(across) + np.square(down)), axis=0, out=magnitude[:-2])
+        sums.append(magnitude.reshape(num_columns, size + 2)[:, :size].sum(axis=1))
+    return np.concatenate(sums) / (3 * 255)
+
+
+PIXEL_IMPORTANCE = {
+    "frequency": frequency_importance,
+    "entropy": entropy_importance,
+    "gradient": gradient_importance,
+}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Tokens.
+
+
+def cut_pixels(
+    planes: np.ndarray, plan: TokenPlan, layout: TokenLayout, factor: np.ndarray, offset: np.ndarray
+) -> np.ndarray:
+    """Cut planes of the plan's size into (L, 3·P·P) float32 tokens of `factor · pixel + offset`, (3,) float32 each."""
+    patch = plan.patch_size
+    tokens = np.empty((plan.num_tokens, 3, patch, patch), dtype=np.float32)
+    start = 0
+    for regions, size in zip(layout.regions_of_scale, plan.sizes, strict=True):
+        side = size // patch
+        own = tokens[start : start + len(regions) * side * side].reshape(-1, side, side, 3, patch, patch)
+        write = _write_full if size == plan.sizes[-1] else _write_shrunk
+        # (N, 3, size, size) regions, seen through the order of tokens.
+        write(planes, plan, regions, factor, offset, own.transpose(0, 3, 1, 4, 2, 5))
+        start += len(regions) * side * side
+    return tokens.reshape(plan.num_tokens, -1)
+
+
+def _write_full(
+    planes: np.ndarray, plan: TokenPlan, regions: np.ndarray, factor: np.ndarray, offset: np.ndarray, out: np.ndarray
+) -> None:
+    size, (rows, columns) = plan.sizes[-1], plan.region_grid
+    tiles = planes.reshape(3, rows, size, columns, size)[:, regions // columns, :, regions % columns]
+    np.multiply(tiles.reshape(out.shape), factor[:, None, None, None, None], out=out)
+    out += offset[:, None, None, None, None]
+
+
+def _write_shrunk(
+    planes: np.ndarray, plan: TokenPlan, regions: np.ndarray, factor: np.ndarray, offset: np.ndarray, out: np.ndarray
+) -> None:
+    """Shrink whole strips, of which nearly every region is wanted, and keep those that are."""
+    columns, size = plan.region_grid[1], plan.sizes[-1]
+    shrunk_size = out.shape[2] * out.shape[3]
+    matrix = resize_matrix(size, shrunk_size).numpy()
+    across = factor[:, None, None] * matrix.T
+    pixels = np.empty((3, size, planes.shape[2]), dtype=np.float32)
+    down = np.empty((3, shrunk_size, planes.shape[2]), dtype=np.float32)
+    shrunk = np.empty((3, shrunk_size, columns, shrunk_size), dtype=np.float32)
+    bounds = np.searchsorted(regions, np.arange(0, plan.region_grid[0] + 1) * columns)
+    for row, strip in enumerate(strips_of(planes, size)):
+        first, last = bounds[row], bounds[row + 1]
+        if first == last:
+            continue
+        pixels[:] = strip
+        np.matmul(matrix, pixels, out=down)
+        np.matmul(down.reshape(3, -1, size), across, out=shrunk.reshape(3, -1, shrunk_size))
+        wanted = shrunk[:, :, regions[first:last] % columns].transpose(2, 0, 1, 3)
+        np.add(wanted.reshape(out[first:last].shape), offset[:, None, None, None, None], out=out[first:last])
