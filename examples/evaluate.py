@@ -64,7 +64,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--stratify_column", help="as in training")
     add("--processor", type=mapping, default={}, help="parameters of the checkpoint's processor to change")
     add("--per_device_eval_batch_size", type=int, default=16)
-    add("--num_workers", type=int, default=4, help="processes that read and tokenize")
+    add("--num_workers", "--dataloader_num_workers", type=int, default=4, help="processes that read and tokenize")
     add("--mixed_precision", choices=("no", "bf16"), default="no")
     add("--bootstrap_samples", type=int, default=1000)
     add("--confidence", type=float, default=0.95)

@@ -90,7 +90,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--num_folds", type=int, default=5)
     add("--fold_seed", type=int, default=0)
     add("--stratify_column", help="a column whose values are spread evenly over the folds")
-    add("--num_workers", type=int, default=4, help="processes that read and tokenize")
+    add("--num_workers", "--dataloader_num_workers", type=int, default=4, help="processes that read and tokenize")
     # Model and tokens
     add("--model_name_or_path", help="pretrained backbone, or a Charm checkpoint for a warm start")
     add("--backbone", type=mapping, help="instead: configuration of a backbone with random weights")

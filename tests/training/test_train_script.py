@@ -117,6 +117,10 @@ def test_a_checkpoint_that_was_being_written_is_never_taken(finished, photo_tabl
     shutil.copytree(newest, half)
     (half / "model.safetensors").write_bytes(b"half")
     (tmp_path / "run" / "checkpoint-99999998").mkdir()
+    for step, name in enumerate(("model.safetensors", "state.json"), start=99999996):
+        broken = tmp_path / "run" / f"checkpoint-{step}"
+        shutil.copytree(newest, broken)
+        (broken / name).write_bytes((newest / name).read_bytes()[:-100])
     assert checkpointing.find_checkpoint("latest", tmp_path / "run") == newest
 
 
