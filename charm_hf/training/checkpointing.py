@@ -177,7 +177,7 @@ def find_checkpoint(resume_from: str, output_dir: Path) -> Path | None:
     path = Path(resume_from)
     if not is_whole(path):
         raise FileNotFoundError(
-            f'Expected "latest" or a whole checkpoint folder ({STATE_NAME} and the files it lists) to resume from, got '
+            f'Expected "latest" or a whole checkpoint folder ({STATE_NAME} and its files) to resume from, got '
             f"{resume_from!r}."
         )
     return path
