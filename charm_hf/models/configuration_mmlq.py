@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
+import copy
+import os
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import AutoConfig, PretrainedConfig
 
-from .configuration_charm import CharmConfig, get_dataset_preset
+from .configuration_charm import (
+    CharmConfig,
+    copy_custom_pipelines,
+    get_dataset_preset,
+    is_travelling_code,
+    save_code_files,
+)
 
+if TYPE_CHECKING:
+    # Never run, yet needed: transformers fetches the files that a travelling file imports relatively.
+    from .modeling_mmlq import MmlqForAestheticScoring  # noqa: F401
+    from .processing_mmlq import MmlqProcessor  # noqa: F401
+
+
+# What a checkpoint says about its own code.
+AUTO_MAP = {
+    "AutoConfig": "configuration_mmlq.MmlqConfig",
+    "AutoModel": "modeling_mmlq.MmlqForAestheticScoring",
+    "AutoModelForImageClassification": "modeling_mmlq.MmlqForAestheticScoring",
+    "AutoProcessor": "processing_mmlq.MmlqProcessor",
+}
 
 MODALITIES = ("visual", "textual")
+ENCODER_NAMES = {"visual": "vision", "textual": "text"}
 SELF_ATTENTIONS = ("none", "shared", "separate", "joint")
 FEED_FORWARDS = ("shared", "separate")
 
@@ -48,7 +71,7 @@ class MmlqConfig(PretrainedConfig):
             Where the pretrained encoders come from: a repository on the Hub and the commit in it, or a local folder.
         encoders_in_checkpoint (`bool`, defaults to `True`):
             `False`: the saved weights leave the encoders out, and loading fetches them from their repositories.
-        score_range (pair of `float`, *optional*): lowest and highest score, in the dataset's own units.
+        score_range (pair of `float`, *optional*): lowest and highest score, in the data set's own units.
         score_values (list of `float`, *optional*):
             Centres of the rating bins, ascending, inside `score_range`. AVA's ten bins if neither is given; ten evenly
             spaced ones if only `score_range` is.
@@ -124,9 +147,10 @@ class MmlqConfig(PretrainedConfig):
         self.dataset_name = dataset_name
         self.score_quantiles = None if score_quantiles is None else [float(value) for value in score_quantiles]
         self._check()
-        kwargs.pop("num_labels", None)
-        kwargs.pop("id2label", None)
-        kwargs.pop("label2id", None)
+        for name in ("num_labels", "id2label", "label2id", "custom_pipelines"):
+            kwargs.pop(name, None)
+        if is_travelling_code(__name__):
+            kwargs["custom_pipelines"] = copy_custom_pipelines()  # for the reason given in CharmConfig
         super().__init__(num_labels=len(self.score_values), **kwargs)
 
     def _check(self) -> None:
@@ -143,7 +167,7 @@ class MmlqConfig(PretrainedConfig):
             raise ValueError(f"`num_hidden_layers` must be at least 1, got {self.num_hidden_layers}.")
         if min(self.num_visual_queries, self.num_textual_queries) < 0 or not self.modalities:
             raise ValueError(
-                "At least one of `num_visual_queries` and `num_textual_queries` must be positive and none negative, got "
+                "One of `num_visual_queries` and `num_textual_queries` must be positive and neither negative, got "
                 f"{self.num_visual_queries} and {self.num_textual_queries}."
             )
         if not 0.0 <= self.comment_dropout < 1.0:
@@ -161,6 +185,19 @@ class MmlqConfig(PretrainedConfig):
     def feature_size(self, modality: str) -> int:
         """Width of the features that a modality's queries attend to."""
         return (self.vision_config if modality == "visual" else self.text_config).hidden_size
+
+    def to_dict(self) -> dict[str, Any]:
+        """Serialize; the code that travels with the checkpoint is always named, however the object was loaded."""
+        output = super().to_dict()
+        output["auto_map"] = dict(AUTO_MAP)
+        output["custom_pipelines"] = copy_custom_pipelines()
+        return output
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Write `config.json` and the code files; saving a model comes through here."""
+        os.makedirs(save_directory, exist_ok=True)
+        save_code_files(save_directory, __file__)
+        super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     @classmethod
     def for_dataset(cls, name: str, **overrides: Any) -> MmlqConfig:
@@ -195,7 +232,8 @@ def as_encoder_config(config: PretrainedConfig | dict[str, Any] | None, tower: s
             # Where `charm_hf` is not installed, no Auto class knows this type: the sibling file does.
             return CharmConfig(**config)
         config = AutoConfig.for_model(model_type, **config)
-    return getattr(config, tower, config)
+    # A copy: making the outer configuration resets some attributes of the inner ones.
+    return copy.deepcopy(getattr(config, tower, config))
 
 
 def _default_encoder_config(tower: str) -> PretrainedConfig:
@@ -220,12 +258,14 @@ def _resolve_bins(
         preset = get_dataset_preset("ava")
         score_range, score_values = preset.score_range, preset.score_values
     values = None if score_values is None else [float(value) for value in score_values]
-    bounds = [values[0], values[-1]] if values and score_range is None else [float(value) for value in score_range or ()]
+    bounds = (
+        [values[0], values[-1]] if values and score_range is None else [float(value) for value in score_range or ()]
+    )
     if len(bounds) != 2 or not bounds[0] < bounds[1]:
         raise ValueError(f"`score_range` must be a pair (lowest, highest), got {bounds}.")
     if values is None:
         values = [bounds[0] + (bounds[1] - bounds[0]) * step / 9 for step in range(10)]
-    ascending = all(low < high for low, high in zip(values, values[1:], strict=False))
+    ascending = all(low < high for low, high in pairwise(values))
     if len(values) < 2 or not ascending or values[0] < bounds[0] or values[-1] > bounds[1]:
         raise ValueError(f"`score_values` must ascend inside `score_range` {bounds}, got {values}.")
     return bounds, values

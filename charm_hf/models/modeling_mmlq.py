@@ -3,93 +3,57 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.masking_utils import create_bidirectional_mask
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.utils import ModelOutput, cached_file, logging
-from transformers.utils.hub import extract_commit_hash
+from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple
 
-from .configuration_charm import CharmConfig
-from .configuration_mmlq import MmlqConfig, as_encoder_config
-
-
-logger = logging.get_logger(__name__)
-
-# What `from_pretrained` says about where to look, as opposed to what to load: handed on to the encoders' own loading.
-HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "trust_remote_code", "proxies")
-
-
-# Pure functions
-
-
-def eager_attention_forward(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scaled dot-product attention that also gives its weights.
-
-    Args:
-        query: (B, heads, Q, head_dim); `key` and `value`: (B, heads, S, head_dim).
-        attention_mask: (B, 1, Q, S), added to the scores before the softmax.
-
-    Returns:
-        The output (B, Q, heads, head_dim) and the weights (B, heads, Q, S).
-    """
-    weights = torch.matmul(query, key.transpose(2, 3)) * scaling
-    if attention_mask is not None:
-        weights = weights + attention_mask
-    weights = nn.functional.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
-    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
-    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+from .configuration_mmlq import ENCODER_NAMES, MmlqConfig
+from .encoders_mmlq import HUB_ARGUMENTS, build_encoder, find_encoder, load_encoder, raise_if_missing
+from .interaction_mmlq import MmlqFeatures, MmlqInteractionBlock
+from .modeling_charm import distribution_moments, emd_loss, normalize_scores
 
 
 def drop_comments(has_comments: torch.Tensor, probability: float) -> torch.Tensor:
-    """Hide the comments of a random share of the images, from torch's global generator as dropout does.
-
-    Args:
-        has_comments: (B,) bool.
-    """
+    """Hide the comments of a random share of the images (B,), with torch's global generator as dropout does."""
     return has_comments & (torch.rand(has_comments.shape, device=has_comments.device) >= probability)
 
 
 def extend_mask_to_features(mask: torch.Tensor | None, features: torch.Tensor) -> torch.Tensor:
-    """Mask (B, S) of features (B, S, d) whose last tokens `mask` (B, L) describes; CLS and registers in front count."""
+    """Turn a mask (B, L) of image tokens into one (B, S) of features (B, S, d), with CLS and registers in front."""
     batch_size, length = features.shape[:2]
     if mask is None:
         return torch.ones(batch_size, length, dtype=torch.bool, device=features.device)
     if mask.shape[0] != batch_size or mask.shape[1] > length:
-        raise ValueError(f"A mask of shape {tuple(mask.shape)} does not fit features of shape {tuple(features.shape)}.")
+        raise ValueError(
+            f"A mask of shape {tuple(mask.shape)} does not fit features of shape {tuple(features.shape)}."
+        )
     return nn.functional.pad(mask.bool(), (length - mask.shape[1], 0), value=True)
 
 
-# Layers, from the leaves up
+def uncover_empty_rows(mask: torch.Tensor) -> torch.Tensor:
+    """Show everything in the rows (B, T) that hide everything: attention to nothing is NaN. They must not be used."""
+    mask = mask.bool()
+    return mask | ~mask.any(dim=1, keepdim=True)
 
 
 @dataclass
 class MmlqModelOutput(ModelOutput):
-    """Output of [`MmlqModel`]; Q is the number of visual and textual queries together.
+    """What [`MmlqModel`] returns; Q is the number of visual and textual queries together.
 
     Attributes:
-        last_hidden_state: (B, Q, d), the visual queries in front, after the final layernorm.
-        pooler_output: (B, d times the number of modalities), the means of the visual and of the textual queries.
-        hidden_states: the queries before the first block and after each, (B, Q, d) each.
-        visual_attentions: per block, (B, heads, visual queries, S): where in the image each query looks.
-        textual_attentions: per block, (B, heads, textual queries, T); zero for an image without comments.
+        last_hidden_state: (B, Q, d) after the final layernorm, the visual queries in front.
+        pooler_output: (B, 2d) the mean of the visual beside that of the textual queries; (B, d) with one modality.
+        hidden_states: (B, Q, d) before the first block and after each, when asked for.
+        visual_attentions: (B, heads, visual queries, S) of each block, when asked for: where in the image they look.
+        textual_attentions: (B, heads, textual queries, T) of each block, when asked for; zero without comments.
     """
 
     last_hidden_state: torch.Tensor | None = None
@@ -100,16 +64,16 @@ class MmlqModelOutput(ModelOutput):
 
 
 @dataclass
-class MmlqOutput(MmlqModelOutput):
-    """Output of [`MmlqForAestheticScoring`], beside that of [`MmlqModel`].
+class MmlqAestheticOutput(ModelOutput):
+    """What [`MmlqForAestheticScoring`] returns; the last five are those of [`MmlqModelOutput`].
 
     Attributes:
-        loss: scalar, if labels were given.
-        logits: (B, K), before the softmax.
-        scores: (B,), in the dataset's own units.
-        normalized_scores: (B,), in [0, 1].
-        distribution: (B, K), sums to 1 over the bins `config.score_values`.
-        std: (B,), spread of the distribution in the dataset's own units.
+        loss: () if labels were given.
+        logits: (B, K) before the softmax.
+        scores: (B,) in the data set's own units.
+        normalized_scores: (B,) in [0, 1].
+        distribution: (B, K) probabilities of the bins `config.score_values`.
+        std: (B,) standard deviation of the distribution in the data set's own units.
     """
 
     loss: torch.Tensor | None = None
@@ -118,171 +82,15 @@ class MmlqOutput(MmlqModelOutput):
     normalized_scores: torch.Tensor | None = None
     distribution: torch.Tensor | None = None
     std: torch.Tensor | None = None
-
-
-class MmlqAttention(nn.Module):
-    """Multi-head attention of queries (B, Q, d) to features (B, S, feature_size)."""
-
-    def __init__(self, config: MmlqConfig, feature_size: int) -> None:
-        super().__init__()
-        self.config = config
-        self.head_dim = config.hidden_size // config.num_attention_heads
-        self.scaling = self.head_dim**-0.5
-        self.is_causal = False
-        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.k_proj = nn.Linear(feature_size, config.hidden_size)
-        self.v_proj = nn.Linear(feature_size, config.hidden_size)
-        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
-
-    def forward(
-        self, queries: torch.Tensor, features: torch.Tensor, attention_mask: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Attended values (B, Q, d) and, under eager attention, the weights (B, heads, Q, S)."""
-        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
-        output, weights = attend(
-            self,
-            self._split_heads(self.q_proj(queries)),
-            self._split_heads(self.k_proj(features)),
-            self._split_heads(self.v_proj(features)),
-            attention_mask,
-            scaling=self.scaling,
-            dropout=self.config.attention_probs_dropout_prob if self.training else 0.0,
-        )
-        return self.out_proj(output.flatten(2)), weights
-
-    def _split_heads(self, states: torch.Tensor) -> torch.Tensor:
-        return states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-
-
-class MmlqSelfAttentionLayer(nn.Module):
-    """Queries (B, Q, d) attend to one another: pre-norm, with a residual."""
-
-    def __init__(self, config: MmlqConfig) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.attention = MmlqAttention(config, config.hidden_size)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-
-    def forward(self, queries: torch.Tensor) -> torch.Tensor:
-        """(B, Q, d) to (B, Q, d)."""
-        normed = self.norm(queries)
-        return queries + self.dropout(self.attention(normed, normed)[0])
-
-
-class MmlqCrossAttentionLayer(nn.Module):
-    """Queries (B, Q, d) attend to one modality's features: pre-norm, with a residual."""
-
-    def __init__(self, config: MmlqConfig, feature_size: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.attention = MmlqAttention(config, feature_size)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-
-    def forward(
-        self,
-        queries: torch.Tensor,
-        features: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        is_present: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Updated queries and attention weights; an image whose `is_present` (B,) is false keeps its queries."""
-        update, weights = self.attention(self.norm(queries), features, attention_mask)
-        update = self.dropout(update)
-        if is_present is not None:
-            update = update * is_present[:, None, None]
-            weights = None if weights is None else weights * is_present[:, None, None, None]
-        return queries + update, weights
-
-
-class MmlqFeedForwardLayer(nn.Module):
-    """Two linear layers on each query (B, Q, d): pre-norm, with a residual."""
-
-    def __init__(self, config: MmlqConfig) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.activation = ACT2FN[config.hidden_act]
-        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-
-    def forward(self, queries: torch.Tensor) -> torch.Tensor:
-        """(B, Q, d) to (B, Q, d)."""
-        return queries + self.dropout(self.fc2(self.activation(self.fc1(self.norm(queries)))))
-
-
-class MmlqReplaceableLayer(nn.Module):
-    """A layer over the queries of all modalities, in the arrangement that the configuration chooses.
-
-    Args:
-        arrangement: `"none"` (the queries pass through), `"shared"` (one layer, applied to each modality alone),
-            `"separate"` (a layer of its own for each) or `"joint"` (one layer over all queries together).
-        make_layer: builds one layer, (B, Q, d) to (B, Q, d).
-    """
-
-    def __init__(self, arrangement: str, modalities: Iterable[str], make_layer: Callable[[], nn.Module]) -> None:
-        super().__init__()
-        self.arrangement = arrangement
-        names = {"none": (), "separate": tuple(modalities)}.get(arrangement, (arrangement,))
-        self.layers = nn.ModuleDict({name: make_layer() for name in names})
-
-    def forward(self, queries: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Queries (B, Q, d) by modality, to the same."""
-        if self.arrangement == "none":
-            return queries
-        if self.arrangement == "joint":
-            sizes = [states.shape[1] for states in queries.values()]
-            joint = self.layers["joint"](torch.cat(list(queries.values()), dim=1))
-            return dict(zip(queries, joint.split(sizes, dim=1), strict=True))
-        shared = self.arrangement == "shared"
-        return {name: self.layers["shared" if shared else name](states) for name, states in queries.items()}
-
-
-@dataclass
-class MmlqFeatures:
-    """What the queries of one modality attend to.
-
-    Attributes:
-        states: (B, S, feature_size).
-        attention_mask: as the attention implementation wants it, or `None` if every feature counts.
-        is_present: (B,) of 0 and 1; 0 = this image has nothing in this modality. `None`: all have.
-    """
-
-    states: torch.Tensor
-    attention_mask: torch.Tensor | None = None
-    is_present: torch.Tensor | None = None
-
-
-class MmlqInteractionBlock(nn.Module):
-    """A multi-modal interaction block: self-attention, cross-attention of each modality, feed-forward."""
-
-    def __init__(self, config: MmlqConfig) -> None:
-        super().__init__()
-        modalities = config.modalities
-        self.self_attention = MmlqReplaceableLayer(
-            config.self_attention, modalities, lambda: MmlqSelfAttentionLayer(config)
-        )
-        self.cross_attention = nn.ModuleDict(
-            {name: MmlqCrossAttentionLayer(config, config.feature_size(name)) for name in modalities}
-        )
-        self.feed_forward = MmlqReplaceableLayer(config.feed_forward, modalities, lambda: MmlqFeedForwardLayer(config))
-
-    def forward(
-        self, queries: dict[str, torch.Tensor], features: dict[str, MmlqFeatures]
-    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor | None]]:
-        """Updated queries and cross-attention weights, both by modality; one without features keeps its queries."""
-        queries = dict(self.self_attention(queries))
-        attentions: dict[str, torch.Tensor | None] = {}
-        for name, given in features.items():
-            queries[name], attentions[name] = self.cross_attention[name](
-                queries[name], given.states, given.attention_mask, given.is_present
-            )
-        return self.feed_forward(queries), attentions
+    last_hidden_state: torch.Tensor | None = None
+    pooler_output: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    visual_attentions: tuple[torch.Tensor, ...] | None = None
+    textual_attentions: tuple[torch.Tensor, ...] | None = None
 
 
 class MmlqScoringHead(nn.Module):
-    """Pooled queries (B, d times the number of modalities) to the logits (B, K) of the score distribution."""
+    """Pooled queries, (B, d) a modality, to the logits (B, K) of the score distribution."""
 
     def __init__(self, config: MmlqConfig) -> None:
         super().__init__()
@@ -292,70 +100,15 @@ class MmlqScoringHead(nn.Module):
         self.out_proj = nn.Linear(config.hidden_size, config.num_labels)
 
     def forward(self, pooled: torch.Tensor) -> torch.Tensor:
-        """(B, d times the number of modalities) to (B, K)."""
+        """Predict the logits."""
         return self.out_proj(self.dropout(self.activation(self.dense(pooled))))
 
 
-# Encoders: where they come from
-
-
-def build_encoder(config: PretrainedConfig) -> PreTrainedModel:
-    """A randomly initialised encoder."""
-    return CharmModel(config) if config.model_type == CharmConfig.model_type else AutoModel.from_config(config)
-
-
-def load_encoder(
-    repository: str, revision: str | None, config: PretrainedConfig | None, tower: str, **kwargs: Any
-) -> PreTrainedModel:
-    """A pretrained encoder from a repository on the Hub or a local folder.
-
-    Args:
-        repository: name on the Hub, or a folder. Of a two-tower checkpoint (CLIP) only the `tower` is loaded, of a Charm
-            checkpoint only the encoder.
-        revision: branch, tag or commit.
-        config: what the encoder must look like; `None` takes the repository's own.
-        tower: `"vision_config"` or `"text_config"`.
-        **kwargs: for `from_pretrained`.
-
-    Raises:
-        OSError: if there is no such checkpoint, or if it lacks weights of the encoder.
-    """
-    kwargs = {**kwargs, **({} if revision is None else {"revision": revision})}
-    if config is None:
-        hub_arguments = {name: value for name, value in kwargs.items() if name in (*HUB_ARGUMENTS, "revision")}
-        config = as_encoder_config(AutoConfig.from_pretrained(repository, **hub_arguments), tower)
-    loader = CharmModel if config.model_type == CharmConfig.model_type else AutoModel
-    encoder, info = loader.from_pretrained(repository, config=config, output_loading_info=True, **kwargs)
-    # Many checkpoints come without the pooling layer, and nothing here reads it.
-    _raise_if_missing([key for key in info["missing_keys"] if "pooler" not in key], repository)
-    return encoder
-
-
-def resolve_commit(repository: str, revision: str | None, **hub_arguments: Any) -> str | None:
-    """The commit that a revision of a repository points to now; `revision` itself for a local folder."""
-    if os.path.isdir(repository):
-        return revision
-    hub_arguments.pop("trust_remote_code", None)
-    config_file = cached_file(repository, "config.json", revision=revision, **hub_arguments)
-    return extract_commit_hash(config_file, None) or revision
-
-
-def _raise_if_missing(keys: Iterable[str], source: str | os.PathLike) -> None:
-    missing = sorted(keys)
-    if missing:
-        raise OSError(
-            f"The checkpoint {str(source)!r} lacks {len(missing)} weights that the model needs ({', '.join(missing[:5])}"
-            f"{', …' if len(missing) > 5 else ''}): it is incomplete or of another shape than its configuration says."
-        )
-
-
-# Models
-
-
 class MmlqPreTrainedModel(PreTrainedModel):
-    """Initialisation, loading and saving of the models here; the encoders may be left out of the saved weights."""
+    """Initialization, loading and saving; the encoders may be left out of the saved weights."""
 
     config_class = MmlqConfig
+    config: MmlqConfig
     base_model_prefix = "mmlq"
     main_input_name = "pixel_values"
     input_modalities = ("image", "text")
@@ -366,8 +119,8 @@ class MmlqPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, MmlqModel):
-            for name in module.query_names():
-                init.normal_(getattr(module, name), std=self.config.initializer_range)
+            for queries in module.queries.values():
+                init.normal_(queries, std=self.config.initializer_range)
 
     @classmethod
     def from_pretrained(
@@ -377,23 +130,24 @@ class MmlqPreTrainedModel(PreTrainedModel):
 
         Args:
             pretrained_model_name_or_path: a repository on the Hub or a folder.
-            load_encoders: `False` leaves out what the checkpoint leaves out: enough for features computed beforehand.
-            **kwargs: as for every transformers model; `vision_repository=` and `text_repository=` say where the encoders
-                lie now.
+            model_args: as for every transformers model.
+            load_encoders: `False` does not fetch encoders: enough for features that were computed beforehand.
+            kwargs: as for every transformers model. `vision_repository` and `text_repository` say where the encoders
+                lie now, if no longer where the configuration says.
 
         Raises:
             OSError: if the checkpoint, or an encoder's, cannot be found or lacks weights.
         """
-        with_info = kwargs.pop("output_loading_info", False)
-        hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
+        wants_info = kwargs.pop("output_loading_info", False)
+        where = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
         model, info = super().from_pretrained(
             pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
         )
-        _raise_if_missing(info["missing_keys"], pretrained_model_name_or_path)
+        raise_if_missing(info["missing_keys"], pretrained_model_name_or_path)
         if load_encoders:
-            model.base_model.load_encoders(**hub_arguments)
+            model.base_model.load_encoders(**where)
         model.base_model.freeze_encoders()  # loading makes new parameters, which ask for gradients
-        return (model, info) if with_info else model
+        return (model, info) if wants_info else model
 
     @classmethod
     def from_encoders(
@@ -403,17 +157,22 @@ class MmlqPreTrainedModel(PreTrainedModel):
         *,
         vision_revision: str | None = None,
         text_revision: str | None = None,
+        dataset: str | None = None,
         **kwargs: Any,
     ) -> Any:
-        """New queries over two encoders.
+        """Build a model on two pretrained encoders; queries, blocks and head start at random.
 
         Args:
-            vision: repository or folder with a pretrained vision encoder (of a CLIP or a Charm checkpoint, the part that
-                sees is taken), or a model, or a configuration for one with random weights. `None` for a model without
-                visual queries.
-            text: the same for the text encoder.
-            vision_revision, text_revision: branch, tag or commit; the commit it stands for is written in the configuration.
-            **kwargs: fields of [`MmlqConfig`], and `cache_dir`, `token`, `local_files_only` … for the Hub.
+            vision: repository or local folder of a vision encoder (of a CLIP or a Charm checkpoint, the part that sees
+                is taken), such a model, or its configuration (random weights). `None`: no visual queries.
+            text: the same of a text encoder. `None`: no textual queries.
+            vision_revision: branch, tag or commit; the commit that it stands for is noted in the configuration.
+            text_revision: the same for the text encoder.
+            dataset: take the bins and the score range from the preset of a published dataset.
+            kwargs: for [`MmlqConfig`]; and `cache_dir`, `token`, `local_files_only` … for the Hub.
+
+        Raises:
+            OSError: if an encoder cannot be found or lacks weights.
 
         Example:
             >>> from transformers import BertConfig, ViTConfig
@@ -423,20 +182,15 @@ class MmlqPreTrainedModel(PreTrainedModel):
             >>> model.config.num_visual_queries
             2
         """
-        hub_arguments = {name: kwargs.pop(name) for name in HUB_ARGUMENTS if name in kwargs}
-        vision_model, vision_source = _find_encoder(vision, vision_revision, "vision_config", hub_arguments)
-        text_model, text_source = _find_encoder(text, text_revision, "text_config", hub_arguments)
-        fields = {
-            "vision_config": None if vision_model is None else vision_model.config,
-            "text_config": None if text_model is None else text_model.config,
-            **dict(zip(("vision_repository", "vision_revision"), vision_source, strict=True)),
-            **dict(zip(("text_repository", "text_revision"), text_source, strict=True)),
-        }
-        if vision_model is None:
-            fields["num_visual_queries"] = 0
-        if text_model is None:
-            fields["num_textual_queries"] = 0
-        config = cls.config_class(**{**fields, **kwargs})
+        where = {name: kwargs.pop(name) for name in HUB_ARGUMENTS if name in kwargs}
+        vision_model, repository, commit = find_encoder(vision, vision_revision, "vision_config", **where)
+        fields: dict[str, Any] = {"vision_repository": repository, "vision_revision": commit}
+        fields |= {"num_visual_queries": 0} if vision_model is None else {"vision_config": vision_model.config}
+        text_model, repository, commit = find_encoder(text, text_revision, "text_config", **where)
+        fields |= {"text_repository": repository, "text_revision": commit}
+        fields |= {"num_textual_queries": 0} if text_model is None else {"text_config": text_model.config}
+        fields |= kwargs
+        config = MmlqConfig(**fields) if dataset is None else MmlqConfig.for_dataset(dataset, **fields)
         return cls(config, vision_model=vision_model, text_model=text_model)
 
     def save_pretrained(
@@ -451,12 +205,16 @@ class MmlqPreTrainedModel(PreTrainedModel):
         """Save the weights and the configuration.
 
         Args:
+            save_directory: folder to write.
+            is_main_process: whether this process is the one that writes.
+            state_dict: weights to save instead of the model's own.
             include_encoders: `False` leaves the encoders' weights out: loading then fetches them from the repositories
                 that the configuration names. `None`: as `config.encoders_in_checkpoint` says.
+            kwargs: as for every transformers model.
 
         Raises:
-            ValueError: if an encoder cannot be left out (it was trained, or nothing says where it comes from), or cannot
-                be included because it was never loaded.
+            ValueError: if an encoder cannot be left out (it was trained, or nothing says where it comes from), or
+                cannot be saved (it was never loaded).
         """
         if include_encoders is None:
             include_encoders = self.config.encoders_in_checkpoint
@@ -464,55 +222,34 @@ class MmlqPreTrainedModel(PreTrainedModel):
         self.config.encoders_in_checkpoint = include_encoders
         if not include_encoders:
             weights = self.state_dict() if state_dict is None else state_dict
-            state_dict = {
-                key: value for key, value in weights.items() if not {"vision_model", "text_model"} & {*key.split(".")[:2]}
-            }
+            encoders = {"vision_model", "text_model"}
+            state_dict = {key: value for key, value in weights.items() if not encoders & {*key.split(".")[:2]}}
         super().save_pretrained(save_directory, is_main_process=is_main_process, state_dict=state_dict, **kwargs)
 
 
-def _find_encoder(
-    source: str | os.PathLike | PreTrainedModel | PretrainedConfig | None,
-    revision: str | None,
-    tower: str,
-    hub_arguments: dict[str, Any],
-) -> tuple[PreTrainedModel | None, tuple[str | None, str | None]]:
-    """An encoder from whatever `from_encoders` takes, with the repository and the commit that hold its weights."""
-    if source is None:
-        return None, (None, None)
-    if isinstance(source, PretrainedConfig):
-        return build_encoder(as_encoder_config(source, tower)), (None, None)
-    if isinstance(source, PreTrainedModel):
-        if as_encoder_config(source.config, tower) is not source.config:
-            raise ValueError(f"{type(source).__name__} has two towers: pass the one that you mean, or its repository.")
-        # The model in memory may have been trained since it was loaded, so its repository is not noted.
-        return (source.base_model if source.config.model_type == CharmConfig.model_type else source), (None, None)
-    repository = os.fspath(source)
-    commit = resolve_commit(repository, revision, **hub_arguments)
-    return load_encoder(repository, commit, None, tower, **hub_arguments), (repository, commit)
-
-
 class MmlqModel(MmlqPreTrainedModel):
-    """Two frozen encoders, learnable queries, and the interaction blocks in which the queries read the encoders' features.
+    """Two encoders, learnable queries, and the blocks in which the queries read the encoders' features.
 
     Args:
         config: the configuration.
-        vision_model, text_model: encoders to hold; built from the configuration if not given, unless it says that they are
-            not in the checkpoint: then [`~MmlqModel.load_encoders`] fetches them.
+        vision_model: encoder to hold. If not given, it is built as the configuration says, unless
+            `config.encoders_in_checkpoint` is false: then [`~MmlqModel.load_encoders`] fetches it.
+        text_model: the same for the text encoder.
     """
 
     def __init__(
-        self, config: MmlqConfig, vision_model: PreTrainedModel | None = None, text_model: PreTrainedModel | None = None
+        self,
+        config: MmlqConfig,
+        vision_model: PreTrainedModel | None = None,
+        text_model: PreTrainedModel | None = None,
     ) -> None:
         super().__init__(config)
         self.vision_model = self._hold_encoder("visual", vision_model)
         self.text_model = self._hold_encoder("textual", text_model)
-        self.visual_queries = self._make_queries(config.num_visual_queries)
-        self.textual_queries = self._make_queries(config.num_textual_queries)
-        self.no_comment_queries = self._make_queries(config.num_textual_queries)
-        # Text encoders end in a layernorm of their own; CLIP's patch features do not.
-        self.visual_norm = (
-            nn.LayerNorm(config.feature_size("visual"), eps=config.layer_norm_eps) if config.num_visual_queries else None
+        self.queries = nn.ParameterDict(
+            {name: nn.Parameter(torch.empty(1, count, config.hidden_size)) for name, count in _count_queries(config)}
         )
+        self.feature_norms = nn.ModuleDict({name: _feature_norm(name, config) for name in config.modalities})
         self.blocks = nn.ModuleList([MmlqInteractionBlock(config) for _ in range(config.num_hidden_layers)])
         self.final_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.freeze_encoders()
@@ -521,17 +258,340 @@ class MmlqModel(MmlqPreTrainedModel):
     def _hold_encoder(self, modality: str, encoder: PreTrainedModel | None) -> PreTrainedModel | None:
         if modality not in self.config.modalities:
             return None
-        tower = "vision_config" if modality == "visual" else "text_config"
+        tower = f"{ENCODER_NAMES[modality]}_config"
         if encoder is None and self.config.encoders_in_checkpoint:
             encoder = build_encoder(getattr(self.config, tower))
         if encoder is not None:
             setattr(self.config, tower, encoder.config)  # one object, so that changes reach the encoder
         return encoder
 
-    def _make_queries(self, number: int) -> nn.Parameter | None:
-        return nn.Parameter(torch.empty(1, number, self.config.hidden_size)) if number else None
+    def _encoders(self) -> list[tuple[PreTrainedModel, bool]]:
+        """The encoders held, each with whether it is frozen."""
+        pairs = (
+            (self.vision_model, self.config.freeze_vision_model),
+            (self.text_model, self.config.freeze_text_model),
+        )
+        return [(encoder, frozen) for encoder, frozen in pairs if encoder is not None]
 
-    def query_names(self) -> list[str]:
-        """Names of the learnable query parameters that this model has."""
-        names = ("visual_queries", "textual_queries", "no_comment_queries")
-        return [name for name in names if getattr(self, name) is not None]
+    def freeze_encoders(self) -> None:
+        """Switch gradients off in the encoders that the configuration freezes, and on in the others."""
+        for encoder, frozen in self._encoders():
+            for name, parameter in encoder.named_parameters():
+                # Nothing here reads a pooling layer: it would be waited for in data-parallel training.
+                parameter.requires_grad_(not frozen and "pooler" not in name)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> MmlqModel:
+        """Switch the training mode of the queries; frozen encoders stay in evaluation mode."""
+        super().train(mode)
+        for encoder, frozen in self._encoders():
+            if frozen:
+                encoder.eval()
+        return self
+
+    def load_encoders(self, **hub_arguments: Any) -> None:
+        """Fetch the encoders that are not held, from the repositories that the configuration names.
+
+        Args:
+            hub_arguments: `cache_dir`, `token`, `local_files_only` …
+
+        Raises:
+            OSError: if a repository cannot be reached or lacks weights.
+            ValueError: if the configuration does not name one.
+        """
+        for name in (ENCODER_NAMES[modality] for modality in self.config.modalities):
+            if getattr(self, f"{name}_model") is not None:
+                continue
+            repository = getattr(self.config, f"{name}_repository")
+            revision = getattr(self.config, f"{name}_revision")
+            if repository is None:
+                raise ValueError(f"The model holds no {name} encoder, and `config.{name}_repository` names none.")
+            config = getattr(self.config, f"{name}_config")
+            encoder = load_encoder(repository, revision, config, f"{name}_config", dtype=self.dtype, **hub_arguments)
+            setattr(self, f"{name}_model", encoder.to(self.device))
+            setattr(self.config, f"{name}_config", encoder.config)
+        self.freeze_encoders()
+
+    def check_encoders_for_saving(self, include: bool) -> None:
+        """Raise `ValueError` if the encoders cannot be saved (`include`) or left out (not `include`)."""
+        for name in (ENCODER_NAMES[modality] for modality in self.config.modalities):
+            if include and getattr(self, f"{name}_model") is None:
+                raise ValueError(
+                    f"The {name} encoder was not loaded, so its weights cannot be saved: call `load_encoders()` first "
+                    "or pass `include_encoders=False`."
+                )
+            if not include and not getattr(self.config, f"freeze_{name}_model"):
+                raise ValueError(f"The {name} encoder is trained (`freeze_{name}_model=False`): it must be saved.")
+            if not include and getattr(self.config, f"{name}_repository") is None:
+                raise ValueError(
+                    f"Without its weights the {name} encoder could not be found again: set `config.{name}_repository` "
+                    f"and `config.{name}_revision`, or build the model with `from_encoders` from repositories."
+                )
+
+    def encode_images(
+        self, pixel_values: torch.Tensor, pixel_attention_mask: torch.Tensor | None = None, **vision_inputs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Give the visual features (B, S, d_v) and their mask (B, S) for what the image processor returns."""
+        if self.vision_model is None:
+            raise ValueError("The model holds no vision encoder: pass `vision_features`, or call `load_encoders()`.")
+        inputs = {**vision_inputs, "pixel_attention_mask": pixel_attention_mask}
+        inputs = {name: value for name, value in inputs.items() if value is not None}
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_vision_model):
+            features = self.vision_model(pixel_values=pixel_values, **inputs).last_hidden_state
+        if features.ndim != 3:
+            raise ValueError(
+                f"{type(self.vision_model).__name__} gives features of shape {tuple(features.shape)}, expected "
+                "(batch, tokens, width): queries can only read an encoder of tokens."
+            )
+        return features, extend_mask_to_features(pixel_attention_mask, features)
+
+    def encode_comments(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Give the textual features (B, T, d_t) and their mask (B, T); in a row of padding only they mean nothing."""
+        if self.text_model is None:
+            raise ValueError("The model holds no text encoder: pass `text_features`, or call `load_encoders()`.")
+        vocabulary = self.config.text_config.vocab_size
+        if not torch.compiler.is_compiling() and int(input_ids.max()) >= vocabulary:
+            raise ValueError(
+                f"Token {int(input_ids.max())} does not exist in the text encoder's vocabulary of {vocabulary}: the "
+                "tokenizer belongs to another encoder."
+            )
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        inputs = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_text_model):
+            features = self.text_model(
+                input_ids=input_ids, attention_mask=uncover_empty_rows(mask).to(input_ids), **inputs
+            ).last_hidden_state
+        return features, mask.bool()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        pixel_attention_mask: torch.Tensor | None = None,
+        scale_ids: torch.Tensor | None = None,
+        patch_positions: torch.Tensor | None = None,
+        spatial_shapes: torch.Tensor | None = None,
+        vision_features: torch.Tensor | None = None,
+        vision_attention_mask: torch.Tensor | None = None,
+        text_features: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> MmlqModelOutput:
+        """Let the queries read a batch of photos and their comments.
+
+        Args:
+            pixel_values: what the image processor gives; for Charm with `pixel_attention_mask`, `scale_ids`,
+                `patch_positions` and `spatial_shapes`.
+            input_ids: (B, T) tokens of the comments, with `attention_mask` and `token_type_ids`. An image whose mask
+                is all zero has no comments. `None`: no image of the batch has any.
+            vision_features: (B, S, d_v) with `vision_attention_mask` (B, S), instead of the pixels: the result of
+                [`~MmlqModel.encode_images`].
+            text_features: (B, T, d_t) with `attention_mask`, instead of `input_ids`: the result of
+                [`~MmlqModel.encode_comments`].
+            output_hidden_states: give the queries after every block, too.
+            output_attentions: give the attention weights of every block, too (eager attention only).
+
+        Raises:
+            ValueError: if there is no image, if tokens are not of the text encoder's vocabulary, or if attentions are
+                asked for under another implementation than eager.
+        """
+        with_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        with_attentions = self.config.output_attentions if output_attentions is None else output_attentions
+        if with_attentions and self.config._attn_implementation != "eager":
+            raise ValueError(
+                "Attentions are only computed by eager attention, this model uses "
+                f'{self.config._attn_implementation!r}: load it with `attn_implementation="eager"`.'
+            )
+        features: dict[str, MmlqFeatures] = {}
+        if "visual" in self.queries:
+            if vision_features is None:
+                if pixel_values is None:
+                    raise ValueError("Every image needs `pixel_values` or `vision_features`, got neither.")
+                vision_features, vision_attention_mask = self.encode_images(
+                    pixel_values,
+                    pixel_attention_mask,
+                    scale_ids=scale_ids,
+                    patch_positions=patch_positions,
+                    spatial_shapes=spatial_shapes,
+                )
+            features["visual"] = self._prepare("visual", vision_features, vision_attention_mask)
+        if "textual" in self.queries:
+            if text_features is None and input_ids is not None:
+                text_features, attention_mask = self.encode_comments(input_ids, attention_mask, token_type_ids)
+            if text_features is not None:
+                features["textual"] = self._prepare("textual", text_features, attention_mask)
+        batch = next((given.states for given in features.values()), pixel_values)
+        if batch is None:
+            raise ValueError("Got neither an image nor a comment.")
+        return self._interact(self._start(features, len(batch)), features, bool(with_states), bool(with_attentions))
+
+    def _prepare(self, modality: str, states: torch.Tensor, mask: torch.Tensor | None) -> MmlqFeatures:
+        """Bring a modality's features (B, S, width) and their mask (B, S) into the form that the blocks read."""
+        states = self.feature_norms[modality](states.to(self.queries[modality].dtype))
+        is_present = None
+        if modality == "textual":
+            mask = torch.ones(states.shape[:2], device=states.device) if mask is None else mask
+            is_present = mask.bool().any(dim=1)
+            mask = uncover_empty_rows(mask)
+            if self.training and self.config.comment_dropout > 0:
+                is_present = drop_comments(is_present, self.config.comment_dropout)
+        attention_mask = create_bidirectional_mask(
+            config=self.config,
+            inputs_embeds=self.queries[modality].expand(len(states), -1, -1),
+            attention_mask=None if mask is None else mask.bool(),
+            encoder_hidden_states=states,
+        )
+        return MmlqFeatures(states, attention_mask, is_present)
+
+    def _start(self, features: dict[str, MmlqFeatures], batch_size: int) -> dict[str, torch.Tensor]:
+        """Queries (B, Q, d) of each modality before the first block."""
+        queries = {name: self.queries[name].expand(batch_size, -1, -1) for name in self.config.modalities}
+        if "textual" in queries:
+            unread = self.queries["no_comment"].expand(batch_size, -1, -1)
+            given = features["textual"].is_present if "textual" in features else None
+            queries["textual"] = (
+                unread if given is None else torch.where(given[:, None, None], queries["textual"], unread)
+            )
+        return queries
+
+    def _interact(
+        self,
+        queries: dict[str, torch.Tensor],
+        features: dict[str, MmlqFeatures],
+        with_states: bool,
+        with_attentions: bool,
+    ) -> MmlqModelOutput:
+        hidden_states = [torch.cat(list(queries.values()), dim=1)]
+        attentions: dict[str, list[torch.Tensor]] = {modality: [] for modality in features}
+        for block in self.blocks:
+            queries, weights = block(queries, features)
+            if with_states:
+                hidden_states.append(torch.cat(list(queries.values()), dim=1))
+            if with_attentions:
+                for modality, weight in weights.items():
+                    attentions[modality].append(weight)
+        queries = {modality: self.final_norm(states) for modality, states in queries.items()}
+        return MmlqModelOutput(
+            last_hidden_state=torch.cat(list(queries.values()), dim=1),
+            pooler_output=torch.cat([states.mean(dim=1) for states in queries.values()], dim=-1),
+            hidden_states=tuple(hidden_states) if with_states else None,
+            visual_attentions=tuple(attentions["visual"]) if attentions.get("visual") else None,
+            textual_attentions=tuple(attentions["textual"]) if attentions.get("textual") else None,
+        )
+
+
+def _feature_norm(modality: str, config: MmlqConfig) -> nn.Module:
+    # Text encoders end in a layernorm of their own; CLIP's patch features do not.
+    if modality == "textual":
+        return nn.Identity()
+    return nn.LayerNorm(config.feature_size(modality), eps=config.layer_norm_eps)
+
+
+def _count_queries(config: MmlqConfig) -> list[tuple[str, int]]:
+    """Names and numbers of the learnable queries; `no_comment` replaces the textual ones where there is no text."""
+    counts = [(name, config.num_queries(name)) for name in config.modalities]
+    return counts + [("no_comment", count) for name, count in counts if name == "textual"]
+
+
+class MmlqForAestheticScoring(MmlqPreTrainedModel):
+    """[`MmlqModel`] with a head that predicts the distribution of the ratings.
+
+    Args:
+        config: the configuration.
+        vision_model: see [`MmlqModel`]; [`~MmlqPreTrainedModel.from_encoders`] is the usual way.
+        text_model: the same for the text encoder.
+    """
+
+    def __init__(
+        self,
+        config: MmlqConfig,
+        vision_model: PreTrainedModel | None = None,
+        text_model: PreTrainedModel | None = None,
+    ) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.mmlq = MmlqModel(config, vision_model, text_model)
+        self.head = MmlqScoringHead(config)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        pixel_attention_mask: torch.Tensor | None = None,
+        scale_ids: torch.Tensor | None = None,
+        patch_positions: torch.Tensor | None = None,
+        spatial_shapes: torch.Tensor | None = None,
+        vision_features: torch.Tensor | None = None,
+        vision_attention_mask: torch.Tensor | None = None,
+        text_features: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> MmlqAestheticOutput:
+        """Score a batch of photos, with their comments where there are any; the inputs are those of [`MmlqModel`].
+
+        Args:
+            labels: (B,) scores in the data set's own units, or (B, K) distributions over the bins (normalized to sum
+                1). Scores give the mean squared error of normalized scores, distributions the EMD loss (r = 2).
+
+        Raises:
+            ValueError: for labels of another shape, and as [`MmlqModel`].
+        """
+        outputs: MmlqModelOutput = self.mmlq(
+            pixel_values=pixel_values,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            pixel_attention_mask=pixel_attention_mask,
+            scale_ids=scale_ids,
+            patch_positions=patch_positions,
+            spatial_shapes=spatial_shapes,
+            vision_features=vision_features,
+            vision_attention_mask=vision_attention_mask,
+            text_features=text_features,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            return_dict=True,
+        )
+        logits = self.head(outputs.pooler_output)
+        distribution = logits.float().softmax(-1)  # a half-precision score has no third digit
+        scores, std = distribution_moments(distribution, torch.tensor(self.config.score_values, device=logits.device))
+        normalized_scores = normalize_scores(scores, self.config.score_range)
+        return MmlqAestheticOutput(
+            loss=None if labels is None else self._loss(distribution, normalized_scores, labels),
+            logits=logits,
+            scores=scores,
+            normalized_scores=normalized_scores,
+            distribution=distribution,
+            std=std,
+            **outputs,
+        )
+
+    def _loss(self, distribution: torch.Tensor, normalized_scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        batch_size, bins = distribution.shape
+        labels = labels.to(distribution)
+        if labels.shape == (batch_size,):
+            return nn.functional.mse_loss(normalized_scores, normalize_scores(labels, self.config.score_range))
+        if labels.shape == (batch_size, bins):
+            return emd_loss(distribution, labels / labels.sum(-1, keepdim=True))
+        raise ValueError(
+            f"`labels` must be ({batch_size},) scores or ({batch_size}, {bins}) distributions, got "
+            f"{tuple(labels.shape)}."
+        )
+
+
+__all__ = ["MmlqForAestheticScoring", "MmlqModel", "MmlqPreTrainedModel"]
