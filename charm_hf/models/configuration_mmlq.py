@@ -18,6 +18,7 @@ from .configuration_charm import (
     save_code_files,
 )
 
+
 if TYPE_CHECKING:
     # Never run, yet needed: transformers fetches the files that a travelling file imports relatively.
     from .modeling_mmlq import MmlqForAestheticScoring  # noqa: F401

@@ -14,6 +14,7 @@ from .configuration_charm import CharmConfig
 from .configuration_mmlq import as_encoder_config
 from .modeling_charm import CharmForAestheticScoring, CharmModel
 
+
 # What `from_pretrained` is told about where to look, as opposed to what to load: encoders are looked for there too.
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "trust_remote_code", "proxies")
 

@@ -118,8 +118,8 @@ class MmlqPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, MmlqModel):
-            for queries in module.queries.values():
+        if isinstance(module, nn.ParameterDict):
+            for queries in module.values():
                 init.normal_(queries, std=self.config.initializer_range)
 
     @classmethod
