@@ -209,6 +209,10 @@ class MmlqProcessor(ProcessorMixin):
         padded = self.tokenizer.pad(encoded, padding=True, return_attention_mask=True)
         return BatchFeature({**padded, "num_truncated_tokens": lost}, tensor_type=return_tensors)
 
+    def check_text_encoder(self, text_config: PretrainedConfig) -> None:
+        """Raise `ValueError` if the tokenizer cannot belong to the text encoder of this configuration."""
+        check_tokenizer(self.tokenizer, text_config)
+
     @property
     def model_input_names(self) -> list[str]:
         """Names of what the processor can return for the model."""
