@@ -148,7 +148,7 @@ def _describe_tokenizer(processor: MmlqProcessor) -> str:
 
 
 class _MissingPhotos(torch.utils.data.Dataset[tuple[str, dict[str, torch.Tensor]]]):
-    """This process' share of the photos that a store does not hold yet."""
+    """Photos that a store does not hold yet: the share of one process."""
 
     def __init__(
         self, dataset: Dataset, processor: MmlqProcessor, store: FeatureStore, flips: bool, accelerator: Accelerator
@@ -247,7 +247,7 @@ class FeatureDataset(torch.utils.data.Dataset[dict[str, Any]]):
         seed: int = 0,
         max_comments: int | None = None,
     ) -> None:
-        self.rows = dataset.remove_columns("image")
+        self.rows = dataset.remove_columns("image")  # or every row would decode its photo
         self.features, self.label, self.flip, self.seed, self.max_comments = features, label, flip, seed, max_comments
 
     def __len__(self) -> int:
@@ -264,11 +264,10 @@ class FeatureDataset(torch.utils.data.Dataset[dict[str, Any]]):
             item["vision_attention_mask"] = torch.ones(len(item["vision_features"]), dtype=torch.long)
         if self.features.textual is not None:
             said = _comments_of(row, self.max_comments, self.seed)
-            name = text_name(self.features.processor, said)
-            if name in self.features.textual:
-                item["text_features"] = torch.from_numpy(self.features.textual[name])
-                item["attention_mask"] = torch.ones(len(item["text_features"]), dtype=torch.long)
-            else:  # nothing was said
-                item["text_features"] = torch.zeros(1, self.features.text_size)
-                item["attention_mask"] = torch.zeros(1, dtype=torch.long)
+            is_said = any(comment.strip() for comment in said)
+            found = self.features.textual[text_name(self.features.processor, said)] if is_said else None
+            item["text_features"] = (
+                torch.zeros(1, self.features.text_size) if found is None else torch.from_numpy(found)
+            )
+            item["attention_mask"] = torch.full((len(item["text_features"]),), int(is_said))
         return item

@@ -1,4 +1,4 @@
-"""What training multi-modal learnable queries adds to training Charm: another model, and comments beside the photos."""
+"""What training multi-modal learnable queries adds to training Charm: another model, and comments with the photos."""
 
 from __future__ import annotations
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from charm_hf.models.configuration_charm import CharmConfig
+from charm_hf.models.configuration_mmlq import MmlqConfig
 
 
-METRIC_NAMES = {
+_NAMES = {
     "plcc": "PLCC",
     "srcc": "SRCC",
     "acc": "ACC",
@@ -20,6 +20,8 @@ METRIC_NAMES = {
     "emd_r1": "EMD (r = 1)",
     "emd_r2": "EMD (r = 2)",
 }
+# A model that reads comments is measured without them, too.
+METRIC_NAMES = {**_NAMES, **{f"{key}_no_comments": f"{name}, without comments" for key, name in _NAMES.items()}}
 _TEMPLATE = """---
 {metadata}
 ---
@@ -60,8 +62,16 @@ warn you. Scores of models trained on other datasets are not comparable.
 """
 
 
+def describe_architecture(config: Any) -> str:
+    """One phrase on what a model is, for people."""
+    if isinstance(config, MmlqConfig):
+        vision, text = config.vision_config.model_type, config.text_config.model_type
+        return f"Multi-modal learnable queries over a {vision} and a {text} encoder, which reads comments on the photo"
+    return f"Charm with {config.num_scales} scales on a {config.backbone_config.model_type} encoder"
+
+
 def draft_model_card(
-    name: str, config: CharmConfig, run: Mapping[str, Any], record: Mapping[str, Any], base_model: str | None = None
+    name: str, config: Any, run: Mapping[str, Any], record: Mapping[str, Any], base_model: str | None = None
 ) -> ModelCard:
     """Write the card of a trained model.
 
@@ -79,7 +89,7 @@ def draft_model_card(
         model_name=name,
         library_name="transformers",
         pipeline_tag="image-classification",
-        tags=["image-aesthetics", "charm"],
+        tags=["image-aesthetics", config.model_type],
         base_model=None if base_model is None or os.path.exists(base_model) else base_model,
         eval_results=[_result(dataset, validation, key, value) for key, value in metrics.items()] or None,
     )
@@ -95,7 +105,7 @@ def draft_model_card(
         name=name,
         low=config.score_range[0],
         high=config.score_range[1],
-        architecture=f"Charm with {config.num_scales} scales on a {config.backbone_config.model_type} encoder",
+        architecture=describe_architecture(config),
         dataset=dataset,
         train_images=run["splits"]["train"]["images"],
         results=results,
