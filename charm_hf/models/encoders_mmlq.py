@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from typing import Any
 
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
-from transformers.utils import cached_file
-from transformers.utils.hub import extract_commit_hash
 
 from .configuration_charm import CharmConfig
 from .configuration_mmlq import as_encoder_config
-from .modeling_charm import CharmForAestheticScoring, CharmModel
+from .modeling_charm import CharmForAestheticScoring, CharmModel, refuse_misfit
+from .provenance_charm import find_commit
 
 
 # What `from_pretrained` is told about where to look, as opposed to what to load: encoders are looked for there too.
@@ -38,7 +36,8 @@ def load_encoder(
         **kwargs: for `from_pretrained`.
 
     Raises:
-        OSError: if there is no such checkpoint, or if it lacks weights of the encoder.
+        OSError: if there is no such checkpoint.
+        ValueError: if it lacks weights of the encoder.
     """
     if revision is not None:
         kwargs["revision"] = revision
@@ -51,7 +50,8 @@ def load_encoder(
         loader = CharmModel if config.architectures == ["CharmModel"] else CharmForAestheticScoring
     encoder, info = loader.from_pretrained(repository, config=config, output_loading_info=True, **kwargs)
     # Many checkpoints come without the pooling layer, and nothing here reads it.
-    raise_if_missing((key for key in info["missing_keys"] if "pooler" not in key), repository)
+    missing = [key for key in info["missing_keys"] if "pooler" not in key]
+    refuse_misfit(type(encoder).__name__, repository, missing=missing)
     return encoder.base_model if is_charm else encoder
 
 
@@ -90,20 +90,9 @@ def resolve_commit(repository: str, revision: str | None, **hub_arguments: Any) 
     """Return the commit that a revision of a repository points to now; `revision` itself for a local folder."""
     if os.path.isdir(repository):
         return revision
-    hub_arguments.pop("trust_remote_code", None)
-    config_file = cached_file(repository, "config.json", revision=revision, **hub_arguments)
-    return extract_commit_hash(config_file, None) or revision
-
-
-def raise_if_missing(keys: Iterable[str], source: str | os.PathLike) -> None:
-    """Raise `OSError` if weights are missing, which transformers would only warn about and make up at random."""
-    missing = sorted(keys)
-    if missing:
-        raise OSError(
-            f"The checkpoint {str(source)!r} lacks {len(missing)} weights that the model needs "
-            f"({', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}): it is incomplete, or of another shape "
-            "than its configuration says."
-        )
+    where = {**hub_arguments, **({} if revision is None else {"revision": revision})}
+    AutoConfig.from_pretrained(repository, **where)
+    return find_commit(repository, **where) or revision
 
 
 __all__ = ["build_encoder", "find_encoder", "load_encoder"]

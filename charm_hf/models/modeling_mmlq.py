@@ -16,9 +16,9 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_mmlq import ENCODER_NAMES, MmlqConfig
-from .encoders_mmlq import HUB_ARGUMENTS, build_encoder, find_encoder, load_encoder, raise_if_missing
+from .encoders_mmlq import HUB_ARGUMENTS, build_encoder, find_encoder, load_encoder
 from .interaction_mmlq import MmlqFeatures, MmlqInteractionBlock
-from .modeling_charm import distribution_moments, emd_loss, normalize_scores
+from .modeling_charm import CheckpointMixin, distribution_moments, emd_loss, normalize_scores
 
 
 def drop_comments(has_comments: torch.Tensor, probability: float) -> torch.Tensor:
@@ -104,7 +104,7 @@ class MmlqScoringHead(nn.Module):
         return self.out_proj(self.dropout(self.activation(self.dense(pooled))))
 
 
-class MmlqPreTrainedModel(PreTrainedModel):
+class MmlqPreTrainedModel(CheckpointMixin, PreTrainedModel):
     """Initialization, loading and saving; the encoders may be left out of the saved weights."""
 
     config_class = MmlqConfig
@@ -136,14 +136,14 @@ class MmlqPreTrainedModel(PreTrainedModel):
                 lie now, if no longer where the configuration says.
 
         Raises:
-            OSError: if the checkpoint, or an encoder's, cannot be found or lacks weights.
+            OSError: if the checkpoint, or an encoder's, cannot be found.
+            ValueError: if weights are missing, unexpected or misshapen.
         """
         wants_info = kwargs.pop("output_loading_info", False)
         where = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
         model, info = super().from_pretrained(
             pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
         )
-        raise_if_missing(info["missing_keys"], pretrained_model_name_or_path)
         if load_encoders:
             model.base_model.load_encoders(**where)
         model.base_model.freeze_encoders()  # loading makes new parameters, which ask for gradients
@@ -172,7 +172,8 @@ class MmlqPreTrainedModel(PreTrainedModel):
             kwargs: for [`MmlqConfig`]; and `cache_dir`, `token`, `local_files_only` … for the Hub.
 
         Raises:
-            OSError: if an encoder cannot be found or lacks weights.
+            OSError: if an encoder cannot be found.
+            ValueError: if it lacks weights.
 
         Example:
             >>> from transformers import BertConfig, ViTConfig
@@ -296,8 +297,8 @@ class MmlqModel(MmlqPreTrainedModel):
             hub_arguments: `cache_dir`, `token`, `local_files_only` …
 
         Raises:
-            OSError: if a repository cannot be reached or lacks weights.
-            ValueError: if the configuration does not name one.
+            OSError: if a repository cannot be reached.
+            ValueError: if the configuration does not name one, or it lacks weights.
         """
         for name in (ENCODER_NAMES[modality] for modality in self.config.modalities):
             if getattr(self, f"{name}_model") is not None:
