@@ -7,7 +7,6 @@ there, which is written last, so a process that dies leaves nothing that would b
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import uuid
@@ -16,22 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 
 from charm_hf.training.checkpointing import write_json
 
 
 KEY_NAME = "key.json"
-
-
-def fingerprint(module: nn.Module) -> str:
-    """SHA-256 of a module's weights and their names: two encoders are the same if and only if it is."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 class FeatureStore:

@@ -20,7 +20,8 @@ from tqdm.auto import tqdm
 
 from charm_hf.models.modeling_mmlq import MmlqForAestheticScoring
 from charm_hf.models.processing_mmlq import MmlqProcessor
-from charm_hf.training.feature_store import FeatureStore, fingerprint
+from charm_hf.models.provenance_charm import digest_weights
+from charm_hf.training.feature_store import FeatureStore
 from charm_hf.training.loading import derive_seed
 from charm_hf.training.mmlq import MmlqDataCollator, choose_comments
 
@@ -58,10 +59,10 @@ class FrozenFeatures:
         self.processor, self.text_size = processor, config.feature_size("textual")
         self.visual = self.textual = None
         if (encoder := model.mmlq.vision_model) is not None:
-            key = {"encoder": fingerprint(encoder), "preprocessing": _describe(processor.image_processor.to_dict())}
+            key = {"encoder": digest_weights(encoder), "preprocessing": _describe(processor.image_processor.to_dict())}
             self.visual = FeatureStore(Path(folder) / "visual", key, dtype)
         if (encoder := model.mmlq.text_model) is not None:
-            key = {"encoder": fingerprint(encoder), "tokenizer": _describe_tokenizer(processor)}
+            key = {"encoder": digest_weights(encoder), "tokenizer": _describe_tokenizer(processor)}
             self.textual = FeatureStore(Path(folder) / "textual", key, dtype)
 
     def fill(

@@ -23,7 +23,8 @@ from script_runs import EXAMPLES, load_script, read_json, run_in_process, same_w
 from transformers import AutoModel, AutoProcessor, BertModel, CLIPVisionModel
 
 from charm_hf import CharmForAestheticScoring, MmlqForAestheticScoring, load_aesthetic_dataset
-from charm_hf.training.feature_store import FeatureStore, fingerprint
+from charm_hf.models.provenance_charm import digest_weights
+from charm_hf.training.feature_store import FeatureStore
 from charm_hf.training.frozen_features import FrozenFeatures
 from charm_hf.training.mmlq import CommentedDataset, choose_comments
 
@@ -245,8 +246,8 @@ def test_a_store_of_another_key_precision_or_a_folder_of_other_files_is_refused(
 
 def test_a_fingerprint_tells_weights_apart():
     first, again, other = tiny_model(seed=0), tiny_model(seed=0), tiny_model(seed=1)
-    assert fingerprint(first.mmlq.text_model) == fingerprint(again.mmlq.text_model)
-    assert fingerprint(first.mmlq.text_model) != fingerprint(other.mmlq.text_model)
+    assert digest_weights(first.mmlq.text_model) == digest_weights(again.mmlq.text_model)
+    assert digest_weights(first.mmlq.text_model) != digest_weights(other.mmlq.text_model)
 
 
 @pytest.mark.parametrize("change", ["preprocessing", "tokenizer"])
