@@ -80,8 +80,6 @@ class TokenizedDataset(torch.utils.data.Dataset[dict[str, Any]]):
         seed: of augmentation and selection.
     """
 
-    collator: Any = CharmDataCollator()
-
     def __init__(
         self,
         dataset: Dataset,
@@ -131,7 +129,7 @@ def make_loader(dataset: Any, batch_sampler: Any, num_workers: int = 0, seed: in
     """Load batches in `num_workers` processes, without ever drawing from torch's global generator.
 
     Args:
-        dataset: a [`TokenizedDataset`], or another whose `collator` makes a batch of its items.
+        dataset: a [`TokenizedDataset`], or another; its `collator`, if it has one, makes a batch of its items.
         batch_sampler: gives lists of the dataset's keys.
         num_workers: 0 loads in this process.
         seed: of the workers.
@@ -139,7 +137,7 @@ def make_loader(dataset: Any, batch_sampler: Any, num_workers: int = 0, seed: in
     return DataLoader(
         dataset,
         batch_sampler=batch_sampler,
-        collate_fn=dataset.collator,
+        collate_fn=getattr(dataset, "collator", None) or CharmDataCollator(),
         num_workers=num_workers,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=num_workers > 0,

@@ -112,8 +112,10 @@ class CommentedDataset(TokenizedDataset):
     def __init__(self, *args: Any, max_comments: int | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.max_comments = max_comments
-        if not hasattr(self.processor.image_processor, "patch_selection"):
-            self.processor_kwargs = {}
+        self.is_charm = hasattr(self.processor.image_processor, "patch_selection")
+        if not self.is_charm:  # nothing to select
+            for name in ("patch_selection", "stochastic_selection"):
+                self.processor_kwargs.pop(name, None)
 
     def comments_of(self, row: Mapping[str, Any]) -> list[str]:
         """Comments that are shown with a photo: the same in every epoch."""
@@ -121,5 +123,5 @@ class CommentedDataset(TokenizedDataset):
         return choose_comments(row.get("comments") or [], self.max_comments, seed)
 
     def _tokenize(self, row: Mapping[str, Any], image: Image.Image, seed: int) -> Mapping[str, Any]:
-        kwargs = {**self.processor_kwargs, "seed": seed} if self.processor_kwargs else {}
+        kwargs = {**self.processor_kwargs, **({"seed": seed} if self.is_charm else {})}
         return self.processor([image], [self.comments_of(row)], **kwargs)
