@@ -162,7 +162,8 @@ def decoding(args: argparse.Namespace, folder: Path) -> None:
                     scores[reduced] = model(**inputs).normalized_scores.item()
             changes.append(abs(scores[True] - scores[False]))
     print(
-        f"{len(changes)} files: normalized score moves by {max(changes):.4f} at most, {np.mean(changes):.4f} on average"
+        f"{len(changes)} files: normalized score moves by {max(changes):.4f} at most, "
+        f"{np.mean(changes):.4f} on average"
     )
     print(f"preprocessing takes {seconds[True] / seconds[False]:.2f} of the time")
 

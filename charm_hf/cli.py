@@ -100,6 +100,13 @@ def score(
     patch_selection: SelectionOption = None,
     seed: SeedOption = None,
     num_views: Annotated[int, typer.Option(min=1, help="Average over this many random selections.")] = 1,
+    comments: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Table with the columns path (or file name) and comment, for checkpoints that read comments.",
+        ),
+    ] = None,
     full_decoding: Annotated[
         bool, typer.Option("--full-decoding", help="Decode large JPEGs whole before they are shrunk; slower.")
     ] = False,
@@ -146,6 +153,7 @@ def score(
             trust_remote_code=trust_remote_code,
             **_given(revision=revision, subfolder=subfolder),
         )
+        scoring.give_comments(processor, comments)
         columns = scoring.provenance_columns(loaded) if provenance else {}
         table = scoring.TableOptions(distribution, columns, scoring.Selection(threshold, top), copy_to, write_xmp)
         scorer = scoring.Scorer(loaded, processor, options)
@@ -156,6 +164,8 @@ def score(
             summary = scoring.score_to_table(
                 source, scorer, output, table, restart=restart, processes=processes, on_progress=bar.show
             )
+    if comments is not None:
+        say(f"Comments were found on {processor.commented:,} of {processor.photos:,} photos.")
     _report_scores(summary, skipped)
     raise typer.Exit(EXIT_SOME_FAILED if summary.failed else EXIT_ALL_DONE)
 

@@ -19,6 +19,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from .batching import plan_batches
+from .comments import CommentedProcessor
 from .rows import ScoreRow, round_value
 from .sources import Item
 from .tokenizing import BatchTokenizer, Measured, TokenBatch, measure
@@ -135,8 +136,8 @@ class Scorer:
     """A model and its processor, ready to score many images.
 
     Args:
-        model: a [`CharmForAestheticScoring`], on the device and in the dtype to work in.
-        processor: its [`CharmImageProcessor`].
+        model: a [`CharmForAestheticScoring`] or [`MmlqForAestheticScoring`], on the device and in the dtype to use.
+        processor: its [`CharmImageProcessor`], or its [`MmlqProcessor`] as a [`CommentedProcessor`].
         options: how to score.
     """
 
@@ -193,6 +194,8 @@ class Scorer:
 
     def _prepare(self, chunk: Chunk) -> tuple[Chunk, list[list[int]]]:
         """Measure the images of a chunk and plan its batches; those that are already scored are left out."""
+        if isinstance(self.processor, CommentedProcessor):
+            self.processor.note(chunk.items)
         parameters = self.options.processor_parameters
         with ThreadPoolExecutor(_HEADER_THREADS) as pool:
             measured = list(pool.map(lambda item: measure(item, self.processor, parameters), chunk.items))

@@ -51,7 +51,7 @@ def predict(
     columns: dict[str, list[torch.Tensor]] = {"index": [], "normalized_scores": [], "distribution": []}
     for batch in tqdm(loader, description, leave=False, disable=not accelerator.is_local_main_process):
         batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
-        inputs = {name: batch[name] for name in MODEL_INPUTS}
+        inputs = {name: value for name, value in batch.items() if name not in NOT_FOR_THE_MODEL}
         with torch.inference_mode(), accelerator.autocast():
             outputs = model(**inputs)
         columns["index"].append(batch["index"])
@@ -71,7 +71,7 @@ def predict(
     )
 
 
-MODEL_INPUTS = ("pixel_values", "pixel_attention_mask", "scale_ids", "patch_positions", "spatial_shapes")
+NOT_FOR_THE_MODEL = ("index", "scores", "labels", "attribute_targets")
 
 
 def _gather(

@@ -7,11 +7,11 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from charm_hf.models.configuration_charm import CharmConfig
+from charm_hf.models.configuration_mmlq import MmlqConfig
 from charm_hf.models.model_card_charm import PIPELINE_TAG, card_metadata
 
 
-METRIC_NAMES = {
+_NAMES = {
     "plcc": "PLCC",
     "srcc": "SRCC",
     "acc": "ACC",
@@ -20,6 +20,8 @@ METRIC_NAMES = {
     "emd_r1": "EMD (r = 1)",
     "emd_r2": "EMD (r = 2)",
 }
+# A model that reads comments is measured without them, too.
+METRIC_NAMES = {**_NAMES, **{f"{key}_no_comments": f"{name}, without comments" for key, name in _NAMES.items()}}
 _TEMPLATE = """---
 {metadata}
 ---
@@ -60,7 +62,15 @@ warn you. Scores of models trained on other datasets are not comparable.
 """
 
 
-def draft_model_card(name: str, config: CharmConfig, run: Mapping[str, Any], record: Mapping[str, Any]) -> ModelCard:
+def describe_architecture(config: Any) -> str:
+    """One phrase on what a model is, for people."""
+    if isinstance(config, MmlqConfig):
+        vision, text = config.vision_config.model_type, config.text_config.model_type
+        return f"Multi-modal learnable queries over a {vision} and a {text} encoder, which reads comments on the photo"
+    return f"Charm with {config.num_scales} scales on a {config.backbone_config.model_type} encoder"
+
+
+def draft_model_card(name: str, config: Any, run: Mapping[str, Any], record: Mapping[str, Any]) -> ModelCard:
     """Write the card of a trained model.
 
     Args:
@@ -82,7 +92,7 @@ def draft_model_card(name: str, config: CharmConfig, run: Mapping[str, Any], rec
         name=name,
         low=config.score_range[0],
         high=config.score_range[1],
-        architecture=f"Charm with {config.num_scales} scales on a {config.backbone_config.model_type} encoder",
+        architecture=describe_architecture(config),
         dataset=dataset,
         train_images=run["splits"]["train"]["images"],
         results=_results_text(run, record, metrics),
