@@ -17,10 +17,12 @@ CODE = {
     "configuration_charm.py",
     "image_loading_charm.py",
     "image_processing_charm.py",
+    "model_card_charm.py",
     "modeling_charm.py",
     "patch_selection_charm.py",
     "pixel_tokens_charm.py",
     "pipeline_image_aesthetics.py",
+    "provenance_charm.py",
 }
 
 # Run in a process where importing `charm_hf` fails, as if it were not installed.
