@@ -47,8 +47,8 @@ def load_image(source: Any, *, name: str | None = None, draft_size: tuple[int, i
         source: path (`str` or `os.PathLike`), `http(s)` URL, encoded bytes, binary file object, PIL image, or the
             `{"path": …, "bytes": …}` of an undecoded `datasets` column.
         name: how errors call the image; its path or URL if not given.
-        draft_size: width and height, before EXIF orientation is applied, under which the result must not fall. A JPEG
-            file is then decoded at 1/2, 1/4 or 1/8 of its size where that suffices; other sources ignore it.
+        draft_size: width and height, after EXIF orientation, under which the result must not fall. A JPEG file is then
+            decoded at 1/2, 1/4 or 1/8 of its size where that suffices; other sources ignore it.
 
     Returns:
         An RGB image that shares nothing with `source`.
@@ -63,7 +63,7 @@ def load_image(source: Any, *, name: str | None = None, draft_size: tuple[int, i
             return _to_rgb(_first_frame(source), name)
         with _open(source, name) as image:
             if draft_size is not None and image.format == "JPEG" and image.mode in ("RGB", "L"):
-                image.draft(image.mode, draft_size)
+                image.draft(image.mode, draft_size if _oriented_size(image) == image.size else draft_size[::-1])
             return _to_rgb(image, name)
     except (FileNotFoundError, PermissionError, IsADirectoryError):
         raise

@@ -395,12 +395,13 @@ def _read_and_resize(source: Any, name: str, settings: _Settings) -> torch.Tenso
 
 
 def _draft_size(source: Any, name: str, settings: _Settings) -> tuple[int, int]:
-    """Square that a reduced decode must not fall below, safe for both orientations."""
+    """Width and height that a reduced decode must not fall below."""
     width, height = image_size(source, name=name)
-    target = _target_size(height, width, settings)
     if settings.patch_selection == "original":
-        target = _shortest_edge_size(height, width)
-    return max(target), max(target)
+        height, width = _shortest_edge_size(height, width)
+    else:
+        height, width = _target_size(height, width, settings)
+    return width, height
 
 
 def _resize_pil(image: Image.Image, settings: _Settings) -> Image.Image:

@@ -261,10 +261,10 @@ class CharmEmbeddings(nn.Module):
             if self.config.position_mode == "reference":
                 patch_positions = raster_order(scale_ids, patch_positions, pixel_attention_mask)
             positions = self._positions(native, scale_ids, patch_positions, spatial_shapes)
-            prefix = (native.cls_token + native.position_embeddings[:, :1]).expand(len(embeddings), -1, -1)
+            prefix = (native.cls_token + native.position_embeddings[:, :1]).expand(embeddings.shape[0], -1, -1)
             parts = [prefix, embeddings + positions.to(embeddings.dtype)]
             if (registers := getattr(native, "register_tokens", None)) is not None:
-                parts.insert(1, registers.expand(len(embeddings), -1, -1))
+                parts.insert(1, registers.expand(embeddings.shape[0], -1, -1))
             return torch.cat(parts, dim=1)
 
     def _positions(

@@ -1,0 +1,36 @@
+"""How the benchmarks measure: CPU time, the least of many repetitions, peak memory above what was there before.
+
+CPU time of one thread does not count what other programs take of the machine, though they still cool its caches; the
+least of many repetitions is the closest to what the machine can do.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def least_milliseconds(*calls: Callable[[], Any], repetitions: int = 30) -> list[float]:
+    """CPU milliseconds of each call: the least over repetitions in which the calls take turns."""
+    least = [float("inf")] * len(calls)
+    for _ in range(repetitions):
+        for index, call in enumerate(calls):
+            start = time.process_time()
+            call()
+            least[index] = min(least[index], (time.process_time() - start) * 1e3)
+    return least
+
+
+def peak_mebibytes(call: Callable[[], Any]) -> float:
+    """Resident memory, in MiB, that a call needs above what the process held before it (Linux only)."""
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _status("VmRSS")
+    call()
+    return (_status("VmHWM") - before) / 1024
+
+
+def _status(key: str) -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
+    return int(line.split()[1])
