@@ -107,9 +107,8 @@ def memory(args: argparse.Namespace, folder: Path) -> None:
         command = [sys.executable, __file__, "measure-one", "--folder", str(photos), "--checkpoint", str(checkpoint)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         measured[count] = tuple(map(float, done.stdout.split()))
-        print(
-            f"{count:,} images: peak {measured[count][0]:.0f} MB, {measured[count][1] / count * 1000:.2f} ms an image"
-        )
+        peak, seconds = measured[count]
+        print(f"{count:,} images: peak {peak:.0f} MB, {seconds / count * 1000:.2f} ms of processor time an image")
     few, many = measured.values()
     print(f"peak memory: {many[0] / few[0]:.3f}; time an image: {many[1] / few[1] / 10:.3f} (many over few)")
 
@@ -149,10 +148,8 @@ def decoding(args: argparse.Namespace, folder: Path) -> None:
         for megapixels in (2, 6, 12, 24):
             ratio = (megapixels * 1e6 / (picture.width * picture.height)) ** 0.5
             path = folder / f"{name}-{megapixels}.jpg"
-            enlarged = picture.resize(
-                (int(picture.width * ratio), int(picture.height * ratio)), Image.Resampling.LANCZOS
-            )
-            enlarged.save(path, quality=92)
+            size = (int(picture.width * ratio), int(picture.height * ratio))
+            picture.resize(size, Image.Resampling.LANCZOS).save(path, quality=92)
             scores = {}
             for reduced in (True, False):
                 begin = time.perf_counter()
@@ -161,9 +158,8 @@ def decoding(args: argparse.Namespace, folder: Path) -> None:
                 with torch.no_grad():
                     scores[reduced] = model(**inputs).normalized_scores.item()
             changes.append(abs(scores[True] - scores[False]))
-    print(
-        f"{len(changes)} files: normalized score moves by {max(changes):.4f} at most, {np.mean(changes):.4f} on average"
-    )
+    largest, average = max(changes), np.mean(changes)
+    print(f"{len(changes)} files: normalized scores move by {largest:.4f} at most, {average:.4f} on average")
     print(f"preprocessing takes {seconds[True] / seconds[False]:.2f} of the time")
 
 
