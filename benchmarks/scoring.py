@@ -70,27 +70,34 @@ def overhead(args: argparse.Namespace, folder: Path) -> None:
         make_photo(folder / f"{index:03d}.jpg", 640, 480, index)
     paths = sorted(folder.glob("*.jpg"))
     bare_loop(model, processor, paths[:4])
-    ratios: dict[int, list[float]] = {0: [], args.workers: []}
+    wall: dict[int, list[float]] = {0: [], args.workers: []}
+    processor_time: list[float] = []
     for _ in range(args.rounds):
-        begin = time.perf_counter()
+        begin, begin_here = time.perf_counter(), time.process_time()
         bare_loop(model, processor, paths)
-        bare = (time.perf_counter() - begin) / len(paths)
-        for workers, values in ratios.items():
+        bare, bare_here = (time.perf_counter() - begin) / len(paths), (time.process_time() - begin_here) / len(paths)
+        for workers, values in wall.items():
             # Small batches: what the workers have ready when the clock starts must not count for much.
             options = ScoringOptions(num_workers=workers, batch_size=4)
-            values.append(engine_seconds(Scorer(model, processor, options), paths) / bare)
-    for workers, values in ratios.items():
+            seconds, seconds_here = engine_seconds(Scorer(model, processor, options), paths)
+            values.append(seconds / bare)
+            if workers == 0:
+                processor_time.append(seconds_here / bare_here)
+    for workers, values in wall.items():
         print(f"{workers} workers: {np.median(values):.3f} of the bare loop's time (rounds: {np.round(values, 3)})")
+    rounds = np.round(processor_time, 3)
+    print(f"0 workers: {np.median(rounds):.3f} of its processor time, which other programs do not disturb ({rounds})")
 
 
-def engine_seconds(scorer: Scorer, paths: list[Path]) -> float:
-    """Seconds an image; those until the first batch is scored, in which worker processes start, are not counted."""
+def engine_seconds(scorer: Scorer, paths: list[Path]) -> tuple[float, float]:
+    """Wall-clock and processor seconds an image, after the first batch: until then worker processes start."""
     chunks = scorer.run(engine.chunk_items(map(Item.from_file, paths)))
     before = len(next(chunks).finished)
-    begin = time.perf_counter()
+    begin, begin_here = time.perf_counter(), time.process_time()
     for chunk in chunks:
         after = len(chunk.finished)
-    return (time.perf_counter() - begin) / (after - before)
+    scored = after - before
+    return (time.perf_counter() - begin) / scored, (time.process_time() - begin_here) / scored
 
 
 def memory(args: argparse.Namespace, folder: Path) -> None:
