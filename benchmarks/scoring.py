@@ -4,6 +4,7 @@
     python benchmarks/scoring.py memory        peak memory and time of 2,000 and of 20,000 images
     python benchmarks/scoring.py padding       share of padding tokens among mixed sizes
     python benchmarks/scoring.py decoding      reduced decoding of large JPEG files: time, memory, change of the score
+    python benchmarks/scoring.py rates         processor time and bytes an image, for docs/scaling.md
     python benchmarks/scoring.py kills         20 kills at random moments, tables compared
 
 Everything is made on the spot (images, a random model), so that it runs anywhere offline.
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +30,18 @@ from PIL import Image
 from transformers import Dinov2Config, ViTConfig
 
 from charm_hf import CharmForAestheticScoring, CharmImageProcessor
-from charm_hf.scoring import Item, PathSource, Scorer, ScoringOptions, engine, load_checkpoint, score_to_table
+from charm_hf.scoring import (
+    Item,
+    PathSource,
+    Scorer,
+    ScoreRow,
+    ScoringOptions,
+    TableWriter,
+    engine,
+    load_checkpoint,
+    score_to_table,
+    tokenizing,
+)
 from charm_hf.scoring.batching import plan_batches
 
 
@@ -40,6 +53,12 @@ def make_photo(path: Path, width: int, height: int, seed: int, quality: int = 92
     pixels = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC), dtype=np.int16)
     grain = generator.integers(-12, 13, (height, width, 1), dtype=np.int16)
     Image.fromarray((pixels + grain).clip(0, 255).astype(np.uint8)).save(path, quality=quality)
+
+
+def add_grain(picture: Image.Image) -> Image.Image:
+    """The noise of a sensor, pixel by pixel, which is what resampling filters treat unlike each other."""
+    grain = np.random.default_rng(0).integers(-16, 17, (picture.height, picture.width, 1), dtype=np.int16)
+    return Image.fromarray((np.asarray(picture, dtype=np.int16) + grain).clip(0, 255).astype(np.uint8))
 
 
 def make_checkpoint(folder: Path, size: str) -> Path:
@@ -152,11 +171,11 @@ def decoding(args: argparse.Namespace, folder: Path) -> None:
     pictures = {name: Image.fromarray(getattr(data, name)()) for name in ("astronaut", "chelsea", "coffee", "rocket")}
     changes, seconds = [], {True: 0.0, False: 0.0}
     for name, picture in pictures.items():
-        for megapixels in (2, 6, 12, 24):
+        for megapixels in (6, 12, 24):
             ratio = (megapixels * 1e6 / (picture.width * picture.height)) ** 0.5
             path = folder / f"{name}-{megapixels}.jpg"
             size = (int(picture.width * ratio), int(picture.height * ratio))
-            picture.resize(size, Image.Resampling.LANCZOS).save(path, quality=92)
+            add_grain(picture.resize(size, Image.Resampling.LANCZOS)).save(path, quality=92)
             scores = {}
             for reduced in (True, False):
                 begin = time.perf_counter()
@@ -168,6 +187,41 @@ def decoding(args: argparse.Namespace, folder: Path) -> None:
     largest, average = max(changes), np.mean(changes)
     print(f"{len(changes)} files: normalized scores move by {largest:.4f} at most, {average:.4f} on average")
     print(f"preprocessing takes {seconds[True] / seconds[False]:.2f} of the time")
+
+
+def rates(args: argparse.Namespace, folder: Path) -> None:
+    """What one image costs: processor time of each step, and bytes on the disk."""
+    model, processor = load_checkpoint(str(make_checkpoint(folder / "model", "small")), device="cpu")
+    torch.set_num_threads(1)
+    sizes = {"640×480": (640, 480), "12 megapixels": (4000, 3000)}
+    for name, size in sizes.items():
+        path = folder / f"{size[0]}.jpg"
+        make_photo(path, *size, seed=0, quality=85)
+        item = Item.from_file(path)
+        header = processor_seconds(lambda item=item: tokenizing.measure(item, processor, {}), args.rounds * 10)
+        tokens = processor_seconds(lambda path=path: processor(path, reduced_decoding=True), args.rounds)
+        kilobytes = path.stat().st_size / 1000
+        print(f"{name}, {kilobytes:.0f} kB: header {header * 1000:.2f} ms, decode and tokenize {tokens * 1000:.1f} ms")
+    inputs = processor([folder / "640.jpg"] * 4)
+    with torch.no_grad():
+        forward = processor_seconds(lambda: model(**inputs), args.rounds) / 4
+    print(f"DINOv2-small, {inputs['scale_ids'].shape[1]} tokens, float32, one core: {forward * 1000:.0f} ms")
+    noise = np.random.default_rng(0).random((8192, 3)).round(6).tolist()
+    rows = [ScoreRow(f"bucket/photos/{i:09d}.jpg", *noise[i], 4000, 3000, 512) for i in range(len(noise))]
+    for ending in ("csv", "jsonl", "parquet"):
+        with TableWriter(folder / f"rows.{ending}") as writer:
+            writer.write(rows)
+        print(f"{ending}: {(folder / f'rows.{ending}').stat().st_size / len(rows):.0f} bytes a row")
+
+
+def processor_seconds(function: Callable[[], object], rounds: int) -> float:
+    """Median processor time of a call in this process."""
+    seconds = []
+    for _ in range(rounds):
+        begin = time.process_time()
+        function()
+        seconds.append(time.process_time() - begin)
+    return float(np.median(seconds))
 
 
 def kills(args: argparse.Namespace, folder: Path) -> None:
@@ -210,6 +264,7 @@ def main() -> None:
         "measure-one": (measure_one, 0),
         "padding": (padding, 5120),
         "decoding": (decoding, 0),
+        "rates": (rates, 0),
         "kills": (kills, 2000),
     }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
