@@ -4,6 +4,7 @@
     python benchmarks/scoring.py memory        peak memory and time of 2,000 and of 20,000 images
     python benchmarks/scoring.py padding       share of padding tokens among mixed sizes
     python benchmarks/scoring.py decoding      reduced decoding of large JPEG files: time, memory, change of the score
+    python benchmarks/scoring.py rates         processor time and bytes an image, for docs/scaling.md
     python benchmarks/scoring.py kills         20 kills at random moments, tables compared
 
 Everything is made on the spot (images, a random model), so that it runs anywhere offline.
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +30,18 @@ from PIL import Image
 from transformers import Dinov2Config, ViTConfig
 
 from charm_hf import CharmForAestheticScoring, CharmImageProcessor
-from charm_hf.scoring import Item, PathSource, Scorer, ScoringOptions, engine, load_checkpoint, score_to_table
+from charm_hf.scoring import (
+    Item,
+    PathSource,
+    Scorer,
+    ScoreRow,
+    ScoringOptions,
+    TableWriter,
+    engine,
+    load_checkpoint,
+    score_to_table,
+    tokenizing,
+)
 from charm_hf.scoring.batching import plan_batches
 
 
@@ -40,6 +53,12 @@ def make_photo(path: Path, width: int, height: int, seed: int, quality: int = 92
     pixels = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC), dtype=np.int16)
     grain = generator.integers(-12, 13, (height, width, 1), dtype=np.int16)
     Image.fromarray((pixels + grain).clip(0, 255).astype(np.uint8)).save(path, quality=quality)
+
+
+def add_grain(picture: Image.Image) -> Image.Image:
+    """The noise of a sensor, pixel by pixel, which is what resampling filters treat unlike each other."""
+    grain = np.random.default_rng(0).integers(-16, 17, (picture.height, picture.width, 1), dtype=np.int16)
+    return Image.fromarray((np.asarray(picture, dtype=np.int16) + grain).clip(0, 255).astype(np.uint8))
 
 
 def make_checkpoint(folder: Path, size: str) -> Path:
@@ -70,27 +89,34 @@ def overhead(args: argparse.Namespace, folder: Path) -> None:
         make_photo(folder / f"{index:03d}.jpg", 640, 480, index)
     paths = sorted(folder.glob("*.jpg"))
     bare_loop(model, processor, paths[:4])
-    ratios: dict[int, list[float]] = {0: [], args.workers: []}
+    wall: dict[int, list[float]] = {0: [], args.workers: []}
+    processor_time: list[float] = []
     for _ in range(args.rounds):
-        begin = time.perf_counter()
+        begin, begin_here = time.perf_counter(), time.process_time()
         bare_loop(model, processor, paths)
-        bare = (time.perf_counter() - begin) / len(paths)
-        for workers, values in ratios.items():
+        bare, bare_here = (time.perf_counter() - begin) / len(paths), (time.process_time() - begin_here) / len(paths)
+        for workers, values in wall.items():
             # Small batches: what the workers have ready when the clock starts must not count for much.
             options = ScoringOptions(num_workers=workers, batch_size=4)
-            values.append(engine_seconds(Scorer(model, processor, options), paths) / bare)
-    for workers, values in ratios.items():
+            seconds, seconds_here = engine_seconds(Scorer(model, processor, options), paths)
+            values.append(seconds / bare)
+            if workers == 0:
+                processor_time.append(seconds_here / bare_here)
+    for workers, values in wall.items():
         print(f"{workers} workers: {np.median(values):.3f} of the bare loop's time (rounds: {np.round(values, 3)})")
+    rounds = np.round(processor_time, 3)
+    print(f"0 workers: {np.median(rounds):.3f} of its processor time, which other programs do not disturb ({rounds})")
 
 
-def engine_seconds(scorer: Scorer, paths: list[Path]) -> float:
-    """Seconds an image; those until the first batch is scored, in which worker processes start, are not counted."""
+def engine_seconds(scorer: Scorer, paths: list[Path]) -> tuple[float, float]:
+    """Wall-clock and processor seconds an image, after the first batch: until then worker processes start."""
     chunks = scorer.run(engine.chunk_items(map(Item.from_file, paths)))
     before = len(next(chunks).finished)
-    begin = time.perf_counter()
+    begin, begin_here = time.perf_counter(), time.process_time()
     for chunk in chunks:
         after = len(chunk.finished)
-    return (time.perf_counter() - begin) / (after - before)
+    scored = after - before
+    return (time.perf_counter() - begin) / scored, (time.process_time() - begin_here) / scored
 
 
 def memory(args: argparse.Namespace, folder: Path) -> None:
@@ -107,9 +133,8 @@ def memory(args: argparse.Namespace, folder: Path) -> None:
         command = [sys.executable, __file__, "measure-one", "--folder", str(photos), "--checkpoint", str(checkpoint)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         measured[count] = tuple(map(float, done.stdout.split()))
-        print(
-            f"{count:,} images: peak {measured[count][0]:.0f} MB, {measured[count][1] / count * 1000:.2f} ms an image"
-        )
+        peak, seconds = measured[count]
+        print(f"{count:,} images: peak {peak:.0f} MB, {seconds / count * 1000:.2f} ms of processor time an image")
     few, many = measured.values()
     print(f"peak memory: {many[0] / few[0]:.3f}; time an image: {many[1] / few[1] / 10:.3f} (many over few)")
 
@@ -146,13 +171,11 @@ def decoding(args: argparse.Namespace, folder: Path) -> None:
     pictures = {name: Image.fromarray(getattr(data, name)()) for name in ("astronaut", "chelsea", "coffee", "rocket")}
     changes, seconds = [], {True: 0.0, False: 0.0}
     for name, picture in pictures.items():
-        for megapixels in (2, 6, 12, 24):
+        for megapixels in (6, 12, 24):
             ratio = (megapixels * 1e6 / (picture.width * picture.height)) ** 0.5
             path = folder / f"{name}-{megapixels}.jpg"
-            enlarged = picture.resize(
-                (int(picture.width * ratio), int(picture.height * ratio)), Image.Resampling.LANCZOS
-            )
-            enlarged.save(path, quality=92)
+            size = (int(picture.width * ratio), int(picture.height * ratio))
+            add_grain(picture.resize(size, Image.Resampling.LANCZOS)).save(path, quality=92)
             scores = {}
             for reduced in (True, False):
                 begin = time.perf_counter()
@@ -161,11 +184,44 @@ def decoding(args: argparse.Namespace, folder: Path) -> None:
                 with torch.no_grad():
                     scores[reduced] = model(**inputs).normalized_scores.item()
             changes.append(abs(scores[True] - scores[False]))
-    print(
-        f"{len(changes)} files: normalized score moves by {max(changes):.4f} at most, "
-        f"{np.mean(changes):.4f} on average"
-    )
+    largest, average = max(changes), np.mean(changes)
+    print(f"{len(changes)} files: normalized scores move by {largest:.4f} at most, {average:.4f} on average")
     print(f"preprocessing takes {seconds[True] / seconds[False]:.2f} of the time")
+
+
+def rates(args: argparse.Namespace, folder: Path) -> None:
+    """What one image costs: processor time of each step, and bytes on the disk."""
+    model, processor = load_checkpoint(str(make_checkpoint(folder / "model", "small")), device="cpu")
+    torch.set_num_threads(1)
+    sizes = {"640×480": (640, 480), "12 megapixels": (4000, 3000)}
+    for name, size in sizes.items():
+        path = folder / f"{size[0]}.jpg"
+        make_photo(path, *size, seed=0, quality=85)
+        item = Item.from_file(path)
+        header = processor_seconds(lambda item=item: tokenizing.measure(item, processor, {}), args.rounds * 10)
+        tokens = processor_seconds(lambda path=path: processor(path, reduced_decoding=True), args.rounds)
+        kilobytes = path.stat().st_size / 1000
+        print(f"{name}, {kilobytes:.0f} kB: header {header * 1000:.2f} ms, decode and tokenize {tokens * 1000:.1f} ms")
+    inputs = processor([folder / "640.jpg"] * 4)
+    with torch.no_grad():
+        forward = processor_seconds(lambda: model(**inputs), args.rounds) / 4
+    print(f"DINOv2-small, {inputs['scale_ids'].shape[1]} tokens, float32, one core: {forward * 1000:.0f} ms")
+    noise = np.random.default_rng(0).random((8192, 3)).round(6).tolist()
+    rows = [ScoreRow(f"bucket/photos/{i:09d}.jpg", *noise[i], 4000, 3000, 512) for i in range(len(noise))]
+    for ending in ("csv", "jsonl", "parquet"):
+        with TableWriter(folder / f"rows.{ending}") as writer:
+            writer.write(rows)
+        print(f"{ending}: {(folder / f'rows.{ending}').stat().st_size / len(rows):.0f} bytes a row")
+
+
+def processor_seconds(function: Callable[[], object], rounds: int) -> float:
+    """Median processor time of a call in this process."""
+    seconds = []
+    for _ in range(rounds):
+        begin = time.process_time()
+        function()
+        seconds.append(time.process_time() - begin)
+    return float(np.median(seconds))
 
 
 def kills(args: argparse.Namespace, folder: Path) -> None:
@@ -208,6 +264,7 @@ def main() -> None:
         "measure-one": (measure_one, 0),
         "padding": (padding, 5120),
         "decoding": (decoding, 0),
+        "rates": (rates, 0),
         "kills": (kills, 2000),
     }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
