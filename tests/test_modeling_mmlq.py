@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForImageClassification, BertModel, CLIPConfig, CLIPModel, CLIPVisionModel
 
 from charm_hf import CharmForAestheticScoring, MmlqConfig, MmlqForAestheticScoring
+from charm_hf.models.interaction_mmlq import folded_attention
 from charm_hf.models.modeling_mmlq import MmlqModel, drop_comments
 
 
@@ -160,10 +161,8 @@ def test_labels_give_a_loss_for_scores_and_for_distributions():
         model(**inputs, labels=counts[:, :3])
 
 
-def test_attentions_show_where_the_queries_look_and_need_eager_attention(tmp_path):
-    tiny_model(num_visual_queries=3).save_pretrained(tmp_path)
-    inputs = tiny_processor()(photos(), COMMENTS)
-    model = MmlqForAestheticScoring.from_pretrained(tmp_path, attn_implementation="eager")
+def test_attentions_show_where_the_queries_look():
+    model, inputs = tiny_model(num_visual_queries=3), tiny_processor()(photos(), COMMENTS)
     out = model(**inputs, output_attentions=True, output_hidden_states=True)
     tokens = inputs["input_ids"].shape[1]
     assert [weights.shape for weights in out.visual_attentions] == [(4, 2, 3, 17)] * 2
@@ -173,10 +172,32 @@ def test_attentions_show_where_the_queries_look_and_need_eager_attention(tmp_pat
     said = inputs["attention_mask"].any(1).float()
     assert torch.allclose(out.textual_attentions[0].sum(-1), said[:, None, None].expand(4, 2, 2))
     assert not out.textual_attentions[0][inputs["attention_mask"][:, None, None].expand(4, 2, 2, -1) == 0].any()
-    fused = MmlqForAestheticScoring.from_pretrained(tmp_path, attn_implementation="sdpa")
-    assert torch.allclose(fused(**inputs).scores, out.scores, atol=1e-5)
-    with pytest.raises(ValueError, match="eager"):
-        fused(**inputs, output_attentions=True)
+    assert model(**inputs).visual_attentions is None
+
+
+def test_the_encoders_attention_implementation_does_not_change_the_score(tmp_path):
+    tiny_model().save_pretrained(tmp_path)
+    inputs = tiny_processor()(photos(), COMMENTS)
+    scores = []
+    for kind in ("eager", "sdpa"):
+        model = MmlqForAestheticScoring.from_pretrained(tmp_path, attn_implementation=kind)
+        assert model.mmlq.text_model.config._attn_implementation == kind
+        scores.append(model(**inputs).scores)
+    assert torch.allclose(*scores, atol=1e-5)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_folded_attention_is_attention(masked):
+    torch.manual_seed(0)
+    key, value = torch.nn.Linear(10, 12), torch.nn.Linear(10, 12)
+    query, features = torch.randn(3, 4, 2, 3), torch.randn(3, 7, 10)
+    mask = torch.rand(3, 7) < 0.6 if masked else None
+    projected = [layer(features).unflatten(-1, (4, 3)).transpose(1, 2) for layer in (key, value)]
+    shown = None if mask is None else mask[:, None, None]
+    expected = torch.nn.functional.scaled_dot_product_attention(query, *projected, attn_mask=shown, scale=1.0)
+    found, weights = folded_attention(query, features, key, value, mask)
+    assert torch.allclose(found, expected, atol=1e-6)
+    assert torch.allclose(weights.sum(-1), torch.ones(3, 4, 2))
 
 
 # The parts that can be replaced.

@@ -4,37 +4,54 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
 from transformers.activations import ACT2FN
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_mmlq import MmlqConfig
+from .modeling_charm import on_its_device
 
 
-def eager_attention_forward(
-    module: nn.Module,
+def folded_attention(
     query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float,
+    features: torch.Tensor,
+    key: nn.Linear,
+    value: nn.Linear,
+    mask: torch.Tensor | None = None,
     dropout: float = 0.0,
-    **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attend from `query` (B, heads, Q, head_dim) to `key` and `value` (B, heads, S, head_dim).
+    """Attend from few queries to many features, without projecting the features.
 
-    `attention_mask` (B, 1, Q, S) is added before the softmax. Gives (B, Q, heads, head_dim) and the weights (B, heads,
-    Q, S), which fused implementations do not have.
+    What is usually computed, `softmax(q · (W_k f + b_k)) (W_v f + b_v)`, is the same with `W_k` applied to the query
+    and `W_v` to the mean of the features: two projections of some queries instead of hundreds of features.
+
+    Args:
+        query: (B, heads, Q, head_dim), already scaled.
+        features: (B, S, width).
+        key: projects features to (heads · head_dim).
+        value: the same.
+        mask: (B, S), true for features that count; all of them if not given.
+        dropout: probability of dropping an attention weight.
+
+    Returns:
+        (B, heads, Q, head_dim) and the attention weights (B, heads, Q, S).
     """
-    weights = torch.matmul(query, key.transpose(2, 3)) * scaling
-    if attention_mask is not None:
-        weights = weights + attention_mask
-    weights = nn.functional.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
-    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
-    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+    heads, head_dim = query.shape[1], query.shape[3]
+    with on_its_device(key):
+        folded = torch.einsum("bhqe,hef->bhqf", query, key.weight.unflatten(0, (heads, head_dim)))
+        bias = torch.einsum("bhqe,he->bhq", query, key.bias.unflatten(0, (heads, head_dim)))
+    # Heads and queries are one dimension here: a broadcast product would copy the features for each head.
+    scores = (folded.flatten(1, 2) @ features.transpose(1, 2)).unflatten(1, (heads, -1)) + bias[..., None]
+    if mask is not None:
+        scores = scores.masked_fill(~mask[:, None, None], torch.finfo(scores.dtype).min)
+    weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = nn.functional.dropout(weights, dropout, training=dropout > 0)
+    mean = (weights.flatten(1, 2) @ features).unflatten(1, (heads, -1))
+    with on_its_device(value):
+        attended = torch.einsum("bhqf,hef->bhqe", mean, value.weight.unflatten(0, (heads, head_dim)))
+        attended = attended + weights.sum(-1, keepdim=True) * value.bias.unflatten(0, (heads, 1, head_dim))
+    return attended, weights
 
 
 class MmlqAttention(nn.Module):
@@ -42,35 +59,21 @@ class MmlqAttention(nn.Module):
 
     def __init__(self, config: MmlqConfig, feature_size: int) -> None:
         super().__init__()
-        self.config = config
         self.head_dim = config.hidden_size // config.num_attention_heads
-        self.scaling = self.head_dim**-0.5
-        self.is_causal = False
+        self.dropout = config.attention_probs_dropout_prob
         self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.k_proj = nn.Linear(feature_size, config.hidden_size)
         self.v_proj = nn.Linear(feature_size, config.hidden_size)
         self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(
-        self, queries: torch.Tensor, features: torch.Tensor, attention_mask: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Attended values (B, Q, d) and, under eager attention, the weights (B, heads, Q, S)."""
-        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
-        output, weights = attend(
-            self,
-            self._split_heads(self.q_proj(queries)),
-            self._split_heads(self.k_proj(features)),
-            self._split_heads(self.v_proj(features)),
-            attention_mask,
-            scaling=self.scaling,
-            dropout=self.config.attention_probs_dropout_prob if self.training else 0.0,
-        )
-        return self.out_proj(output.flatten(2)), weights
-
-    def _split_heads(self, states: torch.Tensor) -> torch.Tensor:
-        return states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        self, queries: torch.Tensor, features: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Attended values (B, Q, d) and the weights (B, heads, Q, S); `mask` (B, S) is true for what counts."""
+        query = self.q_proj(queries).unflatten(-1, (-1, self.head_dim)).transpose(1, 2) * self.head_dim**-0.5
+        dropout = self.dropout if self.training else 0.0
+        attended, weights = folded_attention(query, features, self.k_proj, self.v_proj, mask, dropout)
+        return self.out_proj(attended.transpose(1, 2).flatten(2)), weights
 
 
 class MmlqSelfAttentionLayer(nn.Module):
@@ -101,15 +104,15 @@ class MmlqCrossAttentionLayer(nn.Module):
         self,
         queries: torch.Tensor,
         features: torch.Tensor,
-        attention_mask: torch.Tensor | None,
+        mask: torch.Tensor | None,
         is_present: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Updated queries and attention weights; an image whose `is_present` (B,) is false keeps its queries."""
-        update, weights = self.attention(self.norm(queries), features, attention_mask)
+        update, weights = self.attention(self.norm(queries), features, mask)
         update = self.dropout(update)
         if is_present is not None:
             update = update * is_present[:, None, None]
-            weights = None if weights is None else weights * is_present[:, None, None, None]
+            weights = weights * is_present[:, None, None, None]
         return queries + update, weights
 
 
@@ -162,12 +165,12 @@ class MmlqFeatures:
 
     Attributes:
         states: (B, S, feature_size).
-        attention_mask: as the attention implementation wants it, or `None` if every feature counts.
-        is_present: (B,) of 0 and 1; 0 = this image has nothing in this modality. `None`: all have.
+        mask: (B, S), true for features that count; at least one of each image. `None`: all of them.
+        is_present: (B,), false for an image that has nothing in this modality. `None`: all have.
     """
 
     states: torch.Tensor
-    attention_mask: torch.Tensor | None = None
+    mask: torch.Tensor | None = None
     is_present: torch.Tensor | None = None
 
 
@@ -187,13 +190,13 @@ class MmlqInteractionBlock(nn.Module):
 
     def forward(
         self, queries: dict[str, torch.Tensor], features: dict[str, MmlqFeatures]
-    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor | None]]:
+    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """Updated queries and cross-attention weights, both by modality; one without features keeps its queries."""
         queries = dict(self.self_attention(queries))
-        attentions: dict[str, torch.Tensor | None] = {}
+        attentions: dict[str, torch.Tensor] = {}
         for name, given in features.items():
             queries[name], attentions[name] = self.cross_attention[name](
-                queries[name], given.states, given.attention_mask, given.is_present
+                queries[name], given.states, given.mask, given.is_present
             )
         return self.feed_forward(queries), attentions
 

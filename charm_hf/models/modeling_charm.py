@@ -194,7 +194,7 @@ class CharmAestheticOutput(ModelOutput):
 # Modules.
 
 
-def _on_its_device(module: nn.Module) -> AbstractContextManager:
+def on_its_device(module: nn.Module) -> AbstractContextManager:
     """Bring the offloaded weights of a module in while they are used without calling its forward."""
     if not hasattr(module, "_hf_hook"):
         return nullcontext()
@@ -232,7 +232,7 @@ class CharmEmbeddings(nn.Module):
         Not called `forward`: the hooks of an offloaded model would try to move the module among its arguments.
         """
         projection: Any = native.get_submodule("patch_embeddings.projection")
-        with _on_its_device(projection):
+        with on_its_device(projection):
             weight = projection.weight
             pixel_values = pixel_values.to(device=weight.device, dtype=weight.dtype)
             embeddings = F.linear(pixel_values, weight.flatten(1), projection.bias)
@@ -240,7 +240,7 @@ class CharmEmbeddings(nn.Module):
             tensor.to(embeddings.device)
             for tensor in (scale_ids, patch_positions, spatial_shapes, pixel_attention_mask)
         )
-        with _on_its_device(self):
+        with on_its_device(self):
             if self.scale_embeddings is not None:
                 embeddings = embeddings + F.embedding(scale_ids, self.scale_embeddings[0].to(embeddings))
         return self.dropout(
@@ -257,7 +257,7 @@ class CharmEmbeddings(nn.Module):
         spatial_shapes: torch.Tensor,
     ) -> torch.Tensor:
         """Add each token's position and put CLS and registers in front."""
-        with _on_its_device(native):
+        with on_its_device(native):
             if self.config.position_mode == "reference":
                 patch_positions = raster_order(scale_ids, patch_positions, pixel_attention_mask)
             positions = self._positions(native, scale_ids, patch_positions, spatial_shapes)

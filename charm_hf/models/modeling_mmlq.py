@@ -11,7 +11,6 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
-from transformers.masking_utils import create_bidirectional_mask
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
@@ -113,7 +112,10 @@ class MmlqPreTrainedModel(CheckpointMixin, PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image", "text")
     _no_split_modules = ("MmlqInteractionBlock",)
+    # Of the encoders, that is: the queries' own attention is another, and the same under each of these.
     _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -409,19 +411,13 @@ class MmlqModel(MmlqPreTrainedModel):
             text_features: (B, T, d_t) with `attention_mask`, instead of `input_ids`: the result of
                 [`~MmlqModel.encode_comments`].
             output_hidden_states: give the queries after every block, too.
-            output_attentions: give the attention weights of every block, too (eager attention only).
+            output_attentions: give the attention weights of every block, too.
 
         Raises:
-            ValueError: if there is no image, if tokens are not of the text encoder's vocabulary, or if attentions are
-                asked for under another implementation than eager.
+            ValueError: if there is no image, or if tokens are not of the text encoder's vocabulary.
         """
         with_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         with_attentions = self.config.output_attentions if output_attentions is None else output_attentions
-        if with_attentions and self.config._attn_implementation != "eager":
-            raise ValueError(
-                "Attentions are only computed by eager attention, this model uses "
-                f'{self.config._attn_implementation!r}: load it with `attn_implementation="eager"`.'
-            )
         features: dict[str, MmlqFeatures] = {}
         if "visual" in self.queries:
             if vision_features is None:
@@ -455,13 +451,7 @@ class MmlqModel(MmlqPreTrainedModel):
             mask = uncover_empty_rows(mask)
             if self.training and self.config.comment_dropout > 0:
                 is_present = drop_comments(is_present, self.config.comment_dropout)
-        attention_mask = create_bidirectional_mask(
-            config=self.config,
-            inputs_embeds=self.queries[modality].expand(len(states), -1, -1),
-            attention_mask=None if mask is None else mask.bool(),
-            encoder_hidden_states=states,
-        )
-        return MmlqFeatures(states, attention_mask, is_present)
+        return MmlqFeatures(states, None if mask is None else mask.bool(), is_present)
 
     def _start(self, features: dict[str, MmlqFeatures], batch_size: int) -> dict[str, torch.Tensor]:
         """Queries (B, Q, d) of each modality before the first block."""
