@@ -71,8 +71,8 @@ class Size:
 
 
 QUICK = Size(
-    recipe=Recipe(updates=240, evaluations=8),
-    oasis_recipe=Recipe(patch_size=40, max_num_patches=56, updates=80),
+    recipe=Recipe(updates=200, evaluations=8),
+    oasis_recipe=Recipe(patch_size=40, max_num_patches=56, updates=64),
 )
 SIZES = {
     "smoke": replace(
