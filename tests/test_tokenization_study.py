@@ -16,16 +16,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 pytest.importorskip("sklearn", reason="the study's photographs come from the wheels of scikit-image and scikit-learn")
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "tokenization_study"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import report
-import run as study_runner
-from arms import ARMS, TOKENIZATIONS
-from faults import FAULTS
-from oasis import flip_tokens
-from planted_images import FACTORS, make_planted_image, subject_place
-from statistics_of_runs import draw_spread, estimate
-from training import Recipe, build_model, gmacs
+from benchmarks.tokenization_study import report
+from benchmarks.tokenization_study import run as study_runner
+from benchmarks.tokenization_study.arms import ARMS, TOKENIZATIONS
+from benchmarks.tokenization_study.faults import FAULTS
+from benchmarks.tokenization_study.oasis import flip_tokens
+from benchmarks.tokenization_study.planted_images import FACTORS, make_planted_image, subject_place
+from benchmarks.tokenization_study.statistics_of_runs import draw_spread, estimate
+from benchmarks.tokenization_study.training import Recipe, build_model, gmacs
 
 
 RECIPE = Recipe(patch_size=16, max_num_patches=64, hidden_size=16, num_heads=2, num_layers=1)

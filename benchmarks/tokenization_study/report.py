@@ -1,6 +1,6 @@
 """Tables and plots of `docs/evidence.md`, from `results/*.csv`.
 
-    python benchmarks/tokenization_study/report.py
+    python -m benchmarks.tokenization_study.report
 
 In the page, what stands between `<!-- table NAME -->` and `<!-- end -->` is replaced.
 """
@@ -15,10 +15,11 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from arms import ARMS
-from faults import FAULTS
-from planted_images import QUESTIONS
-from statistics_of_runs import DrawSpread, Estimate, draw_spread, estimate
+
+from benchmarks.tokenization_study.arms import ARMS
+from benchmarks.tokenization_study.faults import FAULTS
+from benchmarks.tokenization_study.planted_images import QUESTIONS
+from benchmarks.tokenization_study.statistics_of_runs import DrawSpread, Estimate, draw_spread, estimate
 
 
 matplotlib.use("Agg")

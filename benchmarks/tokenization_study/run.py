@@ -1,8 +1,8 @@
 """Make the tokenization study again: tokens, runs, `results/*.csv`, tables and plots of `docs/evidence.md`.
 
-    python benchmarks/tokenization_study/run.py                                # everything that needs no data
-    python benchmarks/tokenization_study/run.py --data-dir PATH_TO_OASIS       # and the study on real ratings
-    python benchmarks/tokenization_study/run.py --size full --workers 16       # larger model, images and training
+    python -m benchmarks.tokenization_study.run                                # everything that needs no data
+    python -m benchmarks.tokenization_study.run --data-dir PATH_TO_OASIS       # and the study on real ratings
+    python -m benchmarks.tokenization_study.run --size full --workers 16       # larger model, images and training
 
 Each run leaves a JSON file in `--work-dir`; started again, the command goes on with what is missing. `--data-dir`
 holds `images/` and `ratings.csv` (columns `image`, `category`, `mean`). `report.py` turns the results into tables.
@@ -25,12 +25,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from arms import ARMS
-from faults import FAULTS
-from oasis import OASIS_ARMS, OasisData, flip_tokens
-from planted_images import QUESTIONS, make_planted_image
-from token_cache import TokenCache, load_or_make_cache
-from training import Part, Recipe, gmacs, predict, run, stack_targets
+
+from benchmarks.tokenization_study.arms import ARMS
+from benchmarks.tokenization_study.faults import FAULTS
+from benchmarks.tokenization_study.oasis import OASIS_ARMS, OasisData, flip_tokens
+from benchmarks.tokenization_study.planted_images import QUESTIONS, make_planted_image
+from benchmarks.tokenization_study.token_cache import TokenCache, load_or_make_cache
+from benchmarks.tokenization_study.training import Part, Recipe, gmacs, predict, run, stack_targets
 
 
 HERE = Path(__file__).parent
@@ -352,7 +353,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.workers == 1:
         run_shard(jobs, study)
     else:
-        command = [sys.executable, __file__, *(sys.argv[1:] if argv is None else argv)]
+        command = [sys.executable, "-m", __spec__.name, *(sys.argv[1:] if argv is None else argv)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         shards = [
             subprocess.Popen([*command, "--shard", str(shard)], env=environment) for shard in range(args.workers)

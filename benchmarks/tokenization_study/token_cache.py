@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from arms import TOKENIZATIONS
+
+from benchmarks.tokenization_study.arms import TOKENIZATIONS
 
 
 ARRAYS = ("pixel_values", "scale_ids", "patch_positions", "spatial_shapes", "lengths")

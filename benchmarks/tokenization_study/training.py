@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from faults import FAULTS, Fault
-from token_cache import TokenCache
 from transformers import ViTConfig
 
+from benchmarks.tokenization_study.faults import FAULTS, Fault
+from benchmarks.tokenization_study.token_cache import TokenCache
 from charm_hf import CharmForAestheticScoring
 from charm_hf.metrics import plcc, srcc
 from charm_hf.training.parameter_groups import build_parameter_groups
