@@ -2,7 +2,7 @@
 
     python -m benchmarks.tokenization_study.run                                # everything that needs no data
     python -m benchmarks.tokenization_study.run --data-dir PATH_TO_OASIS       # and the study on real ratings
-    python -m benchmarks.tokenization_study.run --size full --workers 16       # larger model, images and training
+    python -m benchmarks.tokenization_study.run --size full --device cuda      # larger model, images and training
 
 Each run leaves a JSON file in `--work-dir`; started again, the command goes on with what is missing. `--data-dir`
 holds `images/` and `ratings.csv` (columns `image`, `category`, `mean`). `report.py` turns the results into tables.
@@ -73,7 +73,7 @@ class Size:
 
 QUICK = Size(
     recipe=Recipe(updates=200, evaluations=8),
-    oasis_recipe=Recipe(patch_size=40, max_num_patches=56, updates=64),
+    oasis_recipe=Recipe(patch_size=40, max_num_patches=56, updates=40),
 )
 SIZES = {
     "smoke": replace(
@@ -93,11 +93,11 @@ SIZES = {
         QUICK,
         recipe=Recipe(16, 512, 192, 6, 3, updates=20_000, batch_size=64, learning_rate=5e-4, evaluations=40),
         oasis_recipe=Recipe(16, 256, 192, 6, 3, updates=2_000, batch_size=64, learning_rate=5e-4),
-        pool=22_000,
-        validation=2_000,
+        pool=10_000,
+        validation=1_000,
         test=2_000,
         scale=1.25,
-        draws=8,
+        draws=4,
         view_images=500,
         views=32,
     ),
@@ -142,6 +142,7 @@ class Study:
     size: Size
     work_dir: Path
     data_dir: Path | None
+    device: str = "cpu"
 
     def photos(self) -> list[tuple[np.ndarray, np.ndarray | None]]:
         """All planted images: the pool, then the test images."""
@@ -212,7 +213,7 @@ def _run_planted(job: Job, study: Study) -> dict[str, Any]:
     rows = split_pool(study.size, job.seed)
     parts = [Part(cache, part, targets[part]) for cache, part in zip((train, evaluate, evaluate), rows, strict=True)]
     started = time.process_time()
-    outcomes, model = run(study.size.recipe, *parts, seed=job.seed, fault=fault)
+    outcomes, model = run(study.size.recipe, *parts, seed=job.seed, fault=fault, device=study.device)
     result = _costs(study.size.recipe, evaluate, 1, started)
     result["rows"] = [
         {"factor": question, "srcc": outcome.srcc, "plcc": outcome.plcc, "best_epoch": outcome.best_epoch}
@@ -255,6 +256,7 @@ def _run_oasis(job: Job, study: Study) -> dict[str, Any]:
         Part(evaluate, held_out, data.targets[held_out]),
         seed=job.seed * 5 + job.fold,
         augment=partial(flip_tokens, patch_size=recipe.patch_size),
+        device=study.device,
     )
     result = _costs(recipe, evaluate, 3, started)
     found = outcomes[0]
@@ -338,6 +340,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--work-dir", type=Path, default=Path("runs/tokenization_study"))
     parser.add_argument("--output-dir", type=Path, default=HERE / "results")
     parser.add_argument("--seeds", type=int, help="instead of those of the size")
+    parser.add_argument("--device", default="cpu", help="to train on")
     parser.add_argument("--workers", type=int, default=1, help="processes, each with one thread")
     parser.add_argument("--shard", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
@@ -345,7 +348,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if "oasis" in studies and args.data_dir is None:
         parser.error("the study on real ratings needs --data-dir")
     size = SIZES[args.size] if args.seeds is None else replace(SIZES[args.size], seeds=args.seeds)
-    study = Study(size, args.work_dir / args.size, args.data_dir)
+    study = Study(size, args.work_dir / args.size, args.data_dir, args.device)
     jobs = list_jobs(studies, size.seeds)
     if args.shard is not None:
         run_shard(jobs[args.shard :: args.workers], study)

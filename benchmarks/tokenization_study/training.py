@@ -130,6 +130,7 @@ def run(
     seed: int,
     fault: str = "ours",
     augment: Callable[[dict[str, torch.Tensor], np.random.Generator], dict[str, torch.Tensor]] | None = None,
+    device: str = "cpu",
 ) -> tuple[list[Outcome], torch.nn.Module]:
     """Train a model and test it.
 
@@ -139,6 +140,7 @@ def run(
         seed: of the weights, the order and the draws.
         fault: key of `FAULTS`.
         augment: applied to each training batch.
+        device: to train on.
 
     Returns:
         An outcome for each question, and the model with its last weights.
@@ -148,7 +150,7 @@ def run(
     rng = np.random.default_rng(seed)
     channels = train.cache.arrays["pixel_values"].shape[-1] // recipe.patch_size**2
     num_questions = train.targets.shape[1]
-    model = chosen.wrap(build_model(recipe, train.cache.num_scales, channels, num_questions, chosen))
+    model = chosen.wrap(build_model(recipe, train.cache.num_scales, channels, num_questions, chosen)).to(device)
     groups = build_parameter_groups(model, recipe.learning_rate, recipe.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, recipe))
@@ -163,8 +165,8 @@ def run(
         batch = train.cache.batch(train.images[rows], draws, normalize, pad_to)
         if augment is not None:
             batch = augment(batch, rng)
-        targets = torch.from_numpy(train.targets[rows]).float()
-        loss = _loss(model(**batch), targets)
+        targets = torch.from_numpy(train.targets[rows]).float().to(device)
+        loss = _loss(model(**_moved(batch, device)), targets)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -211,6 +213,10 @@ def _order(count: int, recipe: Recipe, shuffles: bool, rng: np.random.Generator)
     return list(flat.reshape(recipe.updates, recipe.batch_size))
 
 
+def _moved(batch: dict[str, torch.Tensor], device: str | torch.device) -> dict[str, torch.Tensor]:
+    return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
 def _answers(outputs: Any) -> torch.Tensor:
     """All answers in [0, 1], (B, Q): the attributes, then the score."""
     score = outputs.normalized_scores[:, None]
@@ -228,9 +234,10 @@ def predict(
     """Answers in [0, 1], (N, Q), from one draw of each image."""
     model.eval()
     answers = []
+    device = next(model.parameters()).device
     for images in np.array_split(part.images, math.ceil(len(part.images) / 32)):
         batch = part.cache.batch(images, np.full(len(images), draw), normalize, pad_to)
-        answers.append(_answers(model(**batch)))
+        answers.append(_answers(model(**_moved(batch, device))).cpu())
     return torch.cat(answers).double().numpy()
 
 
