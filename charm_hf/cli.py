@@ -9,9 +9,25 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from .cli_checkpoints import app as checkpoints
+from .cli_pictures import app as pictures
+from .cli_support import (
+    EXIT_ALL_DONE,
+    EXIT_SOME_FAILED,
+    DeviceOption,
+    ModelOption,
+    RevisionOption,
+    SeedOption,
+    SelectionOption,
+    SubfolderOption,
+    TrustOption,
+    fail,
+    say,
+)
 
 
 if TYPE_CHECKING:
@@ -26,23 +42,11 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-EXIT_ALL_DONE, EXIT_SOME_FAILED, EXIT_USAGE, EXIT_STOPPED = 0, 1, 2, 3
-_EXIT_SIGNAL = 128
+app.add_typer(checkpoints)
+app.add_typer(pictures)
 
-# Options that several commands share.
-ModelOption = Annotated[
-    str | None,
-    typer.Option("--model", "-m", metavar="DIR_OR_REPO", help="Checkpoint; the embedded demonstration if not given."),
-]
-RevisionOption = Annotated[str | None, typer.Option(help="Branch, tag or commit of a repository.")]
-SubfolderOption = Annotated[str | None, typer.Option(help="Which checkpoint of a repository, such as ava.")]
-DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; a GPU if there is one.")]
-TrustOption = Annotated[bool, typer.Option("--trust-remote-code", help="Run the code that a checkpoint brings.")]
-SelectionOption = Annotated[
-    str | None,
-    typer.Option(help="How high-resolution regions are chosen: frequency, gradient, entropy, random, original."),
-]
-SeedOption = Annotated[int | None, typer.Option(help="Seed of everything random.")]
+EXIT_STOPPED = 3
+_EXIT_SIGNAL = 128
 
 
 @app.callback()
@@ -96,6 +100,13 @@ def score(
     patch_selection: SelectionOption = None,
     seed: SeedOption = None,
     num_views: Annotated[int, typer.Option(min=1, help="Average over this many random selections.")] = 1,
+    comments: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Table with the columns path (or file name) and comment, for checkpoints that read comments.",
+        ),
+    ] = None,
     full_decoding: Annotated[
         bool, typer.Option("--full-decoding", help="Decode large JPEGs whole before they are shrunk; slower.")
     ] = False,
@@ -133,7 +144,7 @@ def score(
             on_skipped=lambda path: skipped.update([Path(path).suffix.lower()]),
         )
         if model is None and processes.is_main:
-            _say(scoring.DEMONSTRATION_NOTICE)
+            say(scoring.DEMONSTRATION_NOTICE)
         loaded, processor = scoring.load_checkpoint(
             model,
             device=device or processes.device,
@@ -142,6 +153,7 @@ def score(
             trust_remote_code=trust_remote_code,
             **_given(revision=revision, subfolder=subfolder),
         )
+        scoring.give_comments(processor, comments)
         columns = scoring.provenance_columns(loaded) if provenance else {}
         table = scoring.TableOptions(distribution, columns, scoring.Selection(threshold, top), copy_to, write_xmp)
         scorer = scoring.Scorer(loaded, processor, options)
@@ -152,6 +164,8 @@ def score(
             summary = scoring.score_to_table(
                 source, scorer, output, table, restart=restart, processes=processes, on_progress=bar.show
             )
+    if comments is not None:
+        say(f"Comments were found on {processor.commented:,} of {processor.photos:,} photos.")
     _report_scores(summary, skipped)
     raise typer.Exit(EXIT_SOME_FAILED if summary.failed else EXIT_ALL_DONE)
 
@@ -194,7 +208,7 @@ def _exit_codes(resumable: bool) -> Iterator[_ProgressBar]:
         yield bar
     except ScoringInterrupted as interruption:
         bar.close()
-        _say(f"{interruption}{go_on}")
+        say(f"{interruption}{go_on}")
         raise typer.Exit(_EXIT_SIGNAL + interruption.signal_number) from None
     except BrokenPipeError:  # whoever read the table has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -202,63 +216,25 @@ def _exit_codes(resumable: bool) -> Iterator[_ProgressBar]:
     except (ValueError, OSError, ImportError) as error:
         bar.close()
         if bar.bar is None:
-            _fail(error)
-        _say(f"Error: {error}{go_on}")
+            fail(error)
+        say(f"Error: {error}{go_on}")
         raise typer.Exit(EXIT_STOPPED) from None
     finally:
         bar.close()
-
-
-@app.command()
-def convert(
-    checkpoint: Annotated[Path, typer.Argument(metavar="PTH", help="Released checkpoint, a pickle.")],
-    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
-    dataset: Annotated[
-        str, typer.Option(help="What it was trained on: ava, aadb, tad66k, para, baid, spaq, koniq10k.")
-    ],
-    position_embeddings: Annotated[
-        Path, typer.Option("--position-embeddings", metavar="POS.pt", help="File with the backbone's position table.")
-    ],
-) -> None:
-    """Turn a released pickle into safetensors, without running what is in it.
-
-    Exit code: 0 converted, 2 not a checkpoint that can be converted.
-    """
-    from transformers.utils.logging import disable_progress_bar
-
-    from .legacy import convert_legacy_checkpoint
-
-    disable_progress_bar()
-    try:
-        written = convert_legacy_checkpoint(
-            checkpoint, output, dataset=dataset, position_embeddings=position_embeddings
-        )
-    except (ValueError, OSError) as error:
-        _fail(error)
-    _say(f"Wrote {written}. Try: charm-hf score PHOTO --model {written}")
 
 
 def _report_scores(summary: Summary, skipped: Counter[str]) -> None:
     """Say on standard error what did not get a score, and why."""
     for row in summary.failures:
         reason = row.error or ""
-        _say(f"not scored: {reason if row.path in reason else f'{row.path!r}: {reason}'}")
+        say(f"not scored: {reason if row.path in reason else f'{row.path!r}: {reason}'}")
     if summary.failed > len(summary.failures):
-        _say(f"… and {summary.failed - len(summary.failures):,} more: see the column `error`.")
+        say(f"… and {summary.failed - len(summary.failures):,} more: see the column `error`.")
     if skipped:
         kinds = ", ".join(f"{extension or 'no extension'} ({count:,})" for extension, count in skipped.most_common(8))
-        _say(f"Passed over {sum(skipped.values()):,} files in folders that are not named like images: {kinds}.")
+        say(f"Passed over {sum(skipped.values()):,} files in folders that are not named like images: {kinds}.")
     if summary.sidecars_kept:
-        _say(f"Left {summary.sidecars_kept:,} sidecars alone that another program wrote.")
-
-
-def _say(message: str) -> None:
-    print(message, file=sys.stderr)  # noqa: T201, this is a command
-
-
-def _fail(error: Exception) -> NoReturn:
-    _say(f"Error: {error}")
-    raise typer.Exit(EXIT_USAGE)
+        say(f"Left {summary.sidecars_kept:,} sidecars alone that another program wrote.")
 
 
 def main(arguments: list[str] | None = None) -> Any:

@@ -19,7 +19,7 @@ from PIL import Image
 
 from .explain import explain
 from .models.image_loading_charm import image_size, load_image
-from .scoring.checkpoint import DEMONSTRATION_NOTICE, default_checkpoint, default_device
+from .scoring.checkpoint import DEMONSTRATION_NOTICE, default_device
 
 
 logger = logging.getLogger(__name__)
@@ -276,6 +276,7 @@ def build_demo(checkpoints: dict[str, str], load: Callable[[str], Any], limits: 
                     columns=5,
                     fit_columns=False,
                     object_fit="contain",
+                    height=230,
                     allow_preview=False,
                     interactive=False,
                     buttons=[],
@@ -347,9 +348,7 @@ def launch_demo(
     from starlette.middleware import Middleware
 
     limits = limits or DemoLimits()
-    offered = {Path(source).name or source: source for source in checkpoints} or {DEMONSTRATION: default_checkpoint()}
-    if len(offered) < len(checkpoints):
-        offered = {source: source for source in checkpoints}
+    offered = _name_checkpoints(checkpoints)
     if not _is_this_machine(host):
         logger.warning("The demo listens at %s: whoever reaches this address can use it.", host)
 
@@ -378,6 +377,16 @@ def launch_demo(
     if block:
         page.block_thread()
     return page, url
+
+
+def _name_checkpoints(sources: Sequence[str]) -> dict[str, str]:
+    """Short names of the checkpoints on offer; in full where two would be called the same."""
+    from .hub import embedded_model_path
+
+    if not sources:
+        return {DEMONSTRATION: embedded_model_path()}
+    short = {Path(source).name or source: source for source in sources}
+    return short if len(short) == len(sources) else {source: source for source in sources}
 
 
 class _ContentPolicy:

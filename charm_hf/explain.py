@@ -28,8 +28,8 @@ _NO_TOKEN = 128
 
 
 @dataclass(frozen=True, eq=False)
-class Explanation:
-    """One photo, the tokens that it became, and what each of them did to the score.
+class SeenPhoto:
+    """One photo and the tokens that it became.
 
     Attributes:
         photo: upright RGB photo at its own size.
@@ -38,10 +38,6 @@ class Explanation:
         scale_ids: (L,) scale of each token, 0 = coarsest.
         patch_positions: (L, 2) row and column of each token in the grid of its own scale.
         spatial_shapes: (num_scales, 2) rows and columns of each scale's grid; (0, 0) for a scale not in use.
-        contributions: (L,) by how much each token moved the score, in the data set's units; above 0 it raised it.
-        result: what [`ImageAestheticsPipeline`] says of the photo: `score`, `std`, `distribution`, …
-        score_range: lowest and highest possible score.
-        score_values: centres of the rating bins; `None` for a regression head.
     """
 
     photo: Image.Image
@@ -50,6 +46,38 @@ class Explanation:
     scale_ids: np.ndarray
     patch_positions: np.ndarray
     spatial_shapes: np.ndarray
+
+    @property
+    def tokens_per_scale(self) -> tuple[int, ...]:
+        """Number of tokens of each scale, coarsest first."""
+        return tuple(np.bincount(self.scale_ids, minlength=len(self.spatial_shapes)).tolist())
+
+    def kept(self, scale: int) -> np.ndarray:
+        """Which cells of a scale's grid hold a token: (rows, columns) of `bool`."""
+        return token_mask(scale, self.scale_ids, self.patch_positions, self.spatial_shapes)
+
+    def to_image(self) -> Image.Image:
+        """Draw the panels beside each other: what was kept, what was received, and what is known beyond."""
+        from .explain_picture import draw_panels
+
+        return draw_panels(self)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the panels as a picture, PNG unless the name ends otherwise."""
+        self.to_image().save(path, format=None if os.path.splitext(path)[1] else "PNG")
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation(SeenPhoto):
+    """A photo, its tokens, and what each of them did to the score.
+
+    Attributes:
+        contributions: (L,) by how much each token moved the score, in the data set's units; above 0 it raised it.
+        result: what [`ImageAestheticsPipeline`] says of the photo: `score`, `std`, `distribution`, …
+        score_range: lowest and highest possible score.
+        score_values: centres of the rating bins; `None` for a regression head.
+    """
+
     contributions: np.ndarray
     result: dict[str, Any]
     score_range: tuple[float, float]
@@ -60,29 +88,15 @@ class Explanation:
         """Score in the data set's own units."""
         return self.result["score"]
 
-    @property
-    def tokens_per_scale(self) -> tuple[int, ...]:
-        """Number of tokens of each scale, coarsest first."""
-        return tuple(np.bincount(self.scale_ids, minlength=len(self.spatial_shapes)).tolist())
-
     @cached_property
     def heat(self) -> np.ndarray:
         """Contributions of all scales on the finest grid, smoothed: (rows, columns), summing to their total."""
         return heat_map(self.contributions, self.scale_ids, self.patch_positions, self.spatial_shapes)
 
-    def kept(self, scale: int) -> np.ndarray:
-        """Which cells of a scale's grid hold a token: (rows, columns) of `bool`."""
-        return token_mask(scale, self.scale_ids, self.patch_positions, self.spatial_shapes)
 
-    def to_image(self) -> Image.Image:
-        """Draw the four panels side by side."""
-        from .explain_picture import draw_explanation
-
-        return draw_explanation(self)
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the panels as a picture, PNG unless the name ends otherwise."""
-        self.to_image().save(path, format=None if os.path.splitext(path)[1] else "PNG")
+def see(image: Any, processor: Any, **processor_kwargs: Any) -> SeenPhoto:
+    """Show what becomes of a photo before a model sees it; see [`explain`] for the arguments."""
+    return _see(image, processor, processor_kwargs)[0]
 
 
 def explain(
@@ -105,33 +119,36 @@ def explain(
     """
     if steps < 1:
         raise ValueError(f"`steps` must be at least 1, got {steps}.")
-    if not hasattr(processor, "covered_area"):
-        raise ValueError(f"Expected a model with Charm tokens and its processor, got {type(processor).__name__}.")
+    seen, source, inputs = _see(image, processor, processor_kwargs)
     model.eval()
-    is_array = isinstance(image, (np.ndarray, torch.Tensor))
-    photo = _photo_of_array(image, processor_kwargs) if is_array else load_image(image)
-    source = image if is_array else photo
     pipeline = ImageAestheticsPipeline(model=model, image_processor=processor)
     result = pipeline(source, **processor_kwargs)
     if num_views > 1:
         result["spread"] = pipeline(source, num_views=num_views, **processor_kwargs)["spread"]
+    config = model.config
+    return Explanation(
+        **vars(seen),
+        contributions=token_contributions(model, inputs, steps),
+        result=result,
+        score_range=tuple(config.score_range),
+        score_values=None if config.score_values is None else tuple(config.score_values),
+    )
+
+
+def _see(image: Any, processor: Any, processor_kwargs: dict[str, Any]) -> tuple[SeenPhoto, Any, Any]:
+    """The photo with its tokens, the image to score, and the processor's output for it."""
+    if not hasattr(processor, "covered_area"):
+        raise ValueError(f"Expected a model with Charm tokens and its processor, got {type(processor).__name__}.")
+    is_array = isinstance(image, (np.ndarray, torch.Tensor))
+    photo = _photo_of_array(image, processor_kwargs) if is_array else load_image(image)
+    source = image if is_array else photo
     inputs = processor(source, return_tensors="pt", **processor_kwargs)
     is_float = is_array and array_to_tensor(image, "the image").is_floating_point()
     pixels = _undo_normalization(inputs["pixel_values"][0], processor, processor_kwargs, is_float)
     layout = [inputs[name][0].cpu().numpy() for name in ("scale_ids", "patch_positions", "spatial_shapes")]
     sizes = {name: value for name, value in processor_kwargs.items() if name != "saliency_maps"}
-    return Explanation(
-        photo=photo,
-        area=processor.covered_area(photo.height, photo.width, **sizes),
-        received=Image.fromarray(draw_tokens(pixels, *layout)),
-        scale_ids=layout[0],
-        patch_positions=layout[1],
-        spatial_shapes=layout[2],
-        contributions=token_contributions(model, inputs, steps),
-        result=result,
-        score_range=tuple(model.config.score_range),
-        score_values=None if model.config.score_values is None else tuple(model.config.score_values),
-    )
+    area = processor.covered_area(photo.height, photo.width, **sizes)
+    return SeenPhoto(photo, area, Image.fromarray(draw_tokens(pixels, *layout)), *layout), source, inputs
 
 
 def token_contributions(model: Any, inputs: Any, steps: int = 1) -> np.ndarray:
@@ -260,4 +277,4 @@ def _undo_normalization(
     return pixels.permute(0, 2, 3, 1).round().clamp(0, 255).to(torch.uint8).numpy()
 
 
-__all__ = ["Explanation", "explain", "heat_map", "token_contributions"]
+__all__ = ["Explanation", "SeenPhoto", "explain", "heat_map", "see", "token_contributions"]

@@ -1,4 +1,7 @@
-"""Draws an [`Explanation`]: the photo, what the model received, what moved the score, and the score itself."""
+"""Draws an [`Explanation`]: the photo, what the model received, what moved the score, and the score itself.
+
+Of a [`SeenPhoto`], which no model has scored, the first two.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .explain import Explanation, finest_scale
+from .explain import Explanation, SeenPhoto, finest_scale
 
 
 # Longest edge of one panel, and the least size that the text of a panel needs.
@@ -22,17 +25,18 @@ _KEPT, _MIDDLE = (255, 190, 30), (70, 210, 230)
 _RAISED, _LOWERED = np.array([255.0, 130.0, 0.0]), np.array([40.0, 120.0, 255.0])
 
 
-def draw_explanation(explanation: Explanation) -> Image.Image:
-    """Draw the four panels: two by two for a wide photo, in one row for a tall one."""
-    frame = _Frame(explanation)
+def draw_panels(seen: SeenPhoto) -> Image.Image:
+    """Draw the panels: two by two for a wide photo, in one row for a tall one."""
+    frame = _Frame(seen)
     cell = max(frame.size[0], _LEAST[0]), max(frame.size[1], _LEAST[1])
-    columns = 2 if frame.size[0] >= 0.9 * frame.size[1] else 4
-    panels = (
-        ("Photo", _draw_kept(explanation, frame), _caption_of_kept(explanation)),
-        ("What the model received", _draw_received(explanation, frame), _caption_of_received(explanation)),
-        ("What moved the score", _draw_heat(explanation, frame), ""),
-        ("Score", _draw_score(explanation, cell), ""),
-    )
+    panels = [
+        ("Photo", _draw_kept(seen, frame), _caption_of_kept(seen)),
+        ("What the model received", _draw_received(seen, frame), _caption_of_received(seen)),
+    ]
+    if isinstance(seen, Explanation):
+        panels.append(("What moved the score", _draw_heat(seen, frame), ""))
+        panels.append(("Score", _draw_score(seen, cell), ""))
+    columns = 2 if frame.size[0] >= 0.9 * frame.size[1] else len(panels)
     captions = [_wrap(caption, cell[0]) for _, _, caption in panels]
     below = 11 + _LINE_HEIGHT * max(caption.count("\n") + 1 for caption in captions)
     step = cell[0] + _MARGIN, cell[1] + _TITLE + below + _MARGIN
@@ -44,7 +48,7 @@ def draw_explanation(explanation: Explanation) -> Image.Image:
         draw.text((left, top), title, fill=_TEXT, font=_font(24))
         picture.paste(panel, (left, top + _TITLE))
         draw.text((left, top + _TITLE + panel.height + 8), captions[index], fill=_QUIET, font=_font(17), spacing=5)
-        if panel is panels[2][1]:
+        if index == 2:
             _draw_legend(draw, left, top + _TITLE + panel.height + 8)
     return picture
 
@@ -64,11 +68,11 @@ def _wrap(text: str, width: int) -> str:
 class _Frame:
     """The rectangle that holds both the photo and the canvas, and its scale on the panel."""
 
-    def __init__(self, explanation: Explanation) -> None:
-        left, top, right, bottom = explanation.area
-        width, height = explanation.photo.size
+    def __init__(self, seen: SeenPhoto) -> None:
+        left, top, right, bottom = seen.area
+        width, height = seen.photo.size
         self.photo_box = (0.0, 0.0, float(width), float(height))
-        self.area = explanation.area
+        self.area = seen.area
         self.origin = min(left, 0.0), min(top, 0.0)
         extent = max(right, width) - self.origin[0], max(bottom, height) - self.origin[1]
         self.factor = PANEL / max(extent)
@@ -90,22 +94,22 @@ class _Frame:
         return panel
 
 
-def _draw_kept(explanation: Explanation, frame: _Frame) -> Image.Image:
+def _draw_kept(seen: SeenPhoto, frame: _Frame) -> Image.Image:
     """The photo, darkened where resolution was lost, with the kept regions outlined."""
-    panel = frame.paste(explanation.photo, frame.photo_box)
-    finest = finest_scale(explanation.spatial_shapes)
+    panel = frame.paste(seen.photo, frame.photo_box)
+    finest = finest_scale(seen.spatial_shapes)
     if finest == 0:
         ImageDraw.Draw(panel).rectangle(_inside(frame.place(frame.area), frame.size), outline=_KEPT, width=3)
         return panel
     left, top, right, bottom = frame.place(frame.area)
-    mask = Image.fromarray(explanation.kept(finest)).resize((right - left, bottom - top), Image.Resampling.NEAREST)
+    mask = Image.fromarray(seen.kept(finest)).resize((right - left, bottom - top), Image.Resampling.NEAREST)
     shade = Image.new("L", frame.size, 0)
     shade.paste(110, frame.place(frame.photo_box))
     shade.paste(0, (left, top), mask)
     panel = Image.composite(Image.new("RGB", frame.size, (0, 0, 0)), panel, shade)
     draw = ImageDraw.Draw(panel)
     for scale in range(1, finest + 1):
-        _outline(draw, explanation.kept(scale), frame, _KEPT if scale == finest else _MIDDLE)
+        _outline(draw, seen.kept(scale), frame, _KEPT if scale == finest else _MIDDLE)
     return panel
 
 
@@ -131,8 +135,8 @@ def _outline(draw: ImageDraw.ImageDraw, mask: np.ndarray, frame: _Frame, colour:
         draw.line([int(value) for value in line], fill=colour, width=2)
 
 
-def _draw_received(explanation: Explanation, frame: _Frame) -> Image.Image:
-    return frame.paste(explanation.received, frame.area)
+def _draw_received(seen: SeenPhoto, frame: _Frame) -> Image.Image:
+    return frame.paste(seen.received, frame.area)
 
 
 def _draw_heat(explanation: Explanation, frame: _Frame) -> Image.Image:
@@ -158,22 +162,22 @@ def _draw_legend(draw: ImageDraw.ImageDraw, left: int, top: int) -> None:
         left += 24 + round(font.getlength(text)) + 28
 
 
-def _caption_of_kept(explanation: Explanation) -> str:
-    finest = finest_scale(explanation.spatial_shapes)
-    zoom = explanation.received.width / (explanation.area[2] - explanation.area[0])
-    resized = f", of the photo at {100 * zoom:.0f} % of its size" if abs(zoom - 1) > 0.005 else ""
+def _caption_of_kept(seen: SeenPhoto) -> str:
+    finest = finest_scale(seen.spatial_shapes)
+    zoom = seen.received.width / (seen.area[2] - seen.area[0])
+    resized = f", after resizing the photo to {100 * zoom:.0f} %" if abs(zoom - 1) > 0.005 else ""
     if finest == 0:
         return f"Everything in the frame was kept{resized}"
-    share = f"{100 * explanation.kept(finest).mean():.0f} %"
+    share = f"{100 * seen.kept(finest).mean():.0f} %"
     middle = "; cyan: in between" if finest > 1 else ""
     return f"Framed: full resolution, {share} of the area{resized}{middle}"
 
 
-def _caption_of_received(explanation: Explanation) -> str:
-    counts = [f"{count}" for count in explanation.tokens_per_scale if count]
-    width, height = explanation.received.size
+def _caption_of_received(seen: SeenPhoto) -> str:
+    counts = [f"{count}" for count in seen.tokens_per_scale if count]
+    width, height = seen.received.size
     scales = f" ({' coarse + '.join([counts[0], ' + '.join(counts[1:])])} fine)" if len(counts) > 1 else ""
-    return f"{sum(explanation.tokens_per_scale)} tokens{scales} on {width} x {height} pixels"
+    return f"{sum(seen.tokens_per_scale)} tokens{scales} on {width} x {height} pixels"
 
 
 def _draw_score(explanation: Explanation, size: tuple[int, int]) -> Image.Image:
@@ -202,7 +206,7 @@ def _facts(result: dict[str, Any], digits: int) -> list[str]:
     facts = []
     if result.get("std") is not None:
         facts.append(f"± {result['std']:.{digits}f} between the predicted ratings")
-    if result.get("spread") is not None:
+    if result.get("spread"):  # 0 where there is nothing to select
         facts.append(f"± {result['spread']:.{digits + 1}f} between random selections of regions")
     if result.get("percentile") is not None:
         facts.append(f"above {result['percentile']:.0f} % of the ratings it was trained on")
@@ -255,4 +259,4 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 
-__all__ = ["draw_explanation"]
+__all__ = ["draw_panels"]

@@ -9,6 +9,10 @@ output folder gets `metrics.json`, `predictions.csv` (or `.parquet`) with a row 
 
 The dataset may be another one than the checkpoint was trained on. Scores are then carried over from the one range to
 the other, so that MSE, MAE and ACC are in the units of the dataset.
+
+A checkpoint that reads comments is measured with those that the dataset has, with none, or with a few of them:
+
+    accelerate launch examples/evaluate.py … --dataset_options '{comments: true}' --comments none
 """
 
 from __future__ import annotations
@@ -32,27 +36,36 @@ from accelerate import Accelerator
 from accelerate.logging import get_logger
 from datasets import Dataset, concatenate_datasets
 from pyarrow import csv, parquet
+from transformers import AutoModel
 
 from charm_hf.data import LabelScale, load_aesthetic_dataset, split_hash
 from charm_hf.metrics import bootstrap_intervals, compute_aesthetic_metrics
 from charm_hf.models.image_processing_charm import CharmImageProcessor
-from charm_hf.models.modeling_charm import CharmForAestheticScoring
+from charm_hf.models.modeling_mmlq import MmlqForAestheticScoring
+from charm_hf.models.processing_mmlq import MmlqProcessor
 from charm_hf.training.arguments import mapping, parse_arguments, size
 from charm_hf.training.checkpointing import write_json
 from charm_hf.training.curves import plot_scatter
 from charm_hf.training.evaluation import Predictions, predict, references_of
 from charm_hf.training.loading import TokenizedDataset, evaluation_batches, make_loader
+from charm_hf.training.mmlq import CommentedDataset
 from charm_hf.training.splits import hold_out_fold, require_scale
 
 
 logger = get_logger(__name__)
 
 
+def comment_limit(text: str) -> int | None:
+    """Type of `--comments`: `None` for all."""
+    limit = {"all": None, "none": 0}.get(text, text)
+    return limit if limit is None else int(limit)
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line and the YAML file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--model_name_or_path", required=True, help="a Charm checkpoint")
+    add("--model_name_or_path", required=True, help="a Charm or an MMLQ checkpoint")
     add("--dataset_name", required=True, help="ava, aadb, para, tad66k, baid, spaq, koniq10k, csv, or a Hub dataset")
     add("--data_dir", help="folder of the official download, or a table with an image folder")
     add("--dataset_options", type=mapping, default={}, help="further options of load_aesthetic_dataset")
@@ -63,8 +76,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--fold_seed", type=int, default=0)
     add("--stratify_column", help="as in training")
     add("--processor", type=mapping, default={}, help="parameters of the checkpoint's processor to change")
+    add(
+        "--comments",
+        type=comment_limit,
+        default=None,
+        help="all, none, or at most so many of a photo, drawn by --seed",
+    )
     add("--per_device_eval_batch_size", type=int, default=16)
-    add("--num_workers", type=int, default=4, help="processes that read and tokenize")
+    add("--num_workers", "--dataloader_num_workers", type=int, default=4, help="processes that read and tokenize")
     add("--mixed_precision", choices=("no", "bf16"), default="no")
     add("--bootstrap_samples", type=int, default=1000)
     add("--confidence", type=float, default=0.95)
@@ -74,14 +93,29 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parse_arguments(parser, argv)
 
 
-def load_split(args: argparse.Namespace) -> Dataset:
-    """The photos to measure on; what is left out is logged and counted."""
+def load_split(args: argparse.Namespace) -> tuple[Dataset, dict[str, int]]:
+    """The photos to measure on, and the number of rows left out for each reason."""
     sizes = {} if args.validation_size is None else {"validation_size": args.validation_size}
     load = partial(load_aesthetic_dataset, args.dataset_name, args.data_dir, **sizes, **args.dataset_options)
-    dataset = concatenate_datasets([load(split) for split in args.split.split("+")])
+    parts, reports = zip(*(load(split, return_report=True) for split in args.split.split("+")), strict=True)
+    dataset = concatenate_datasets(list(parts))
+    left_out = {reason: sum(len(report.left_out[reason]) for report in reports) for reason in reports[0].left_out}
     if args.fold is not None:
         _, dataset = hold_out_fold(dataset, args.fold, args.num_folds, args.fold_seed, args.stratify_column)
-    return dataset
+    return dataset, left_out
+
+
+def tokenized(args: argparse.Namespace, model: Any, dataset: Dataset) -> TokenizedDataset:
+    """Photos, with their comments if the model reads them, as it takes them."""
+    if not isinstance(model, MmlqForAestheticScoring):
+        return TokenizedDataset(
+            dataset, CharmImageProcessor.from_pretrained(args.model_name_or_path, **args.processor)
+        )
+    processor = MmlqProcessor.from_pretrained(args.model_name_or_path)
+    processor.check_text_encoder(model.config.text_config)
+    return CommentedDataset(
+        dataset, processor, processor_kwargs=args.processor, seed=args.seed, max_comments=args.comments
+    )
 
 
 def measure(
@@ -101,8 +135,8 @@ def predictions_table(
 ) -> pa.Table:
     """One row a photo: what people said, what the model says, in the dataset's units and in [0, 1]."""
     columns: dict[str, Any] = {
-        "image_id": list(dataset["image_id"]),
-        "score": np.asarray(dataset["score"]),
+        "image_id": dataset["image_id"][:],
+        "score": np.array(dataset["score"][:]),
         "predicted_score": predictions.scores(scale.score_range),
         "normalized_score": predictions.normalized_scores,
     }
@@ -132,15 +166,15 @@ def main(argv: list[str] | None = None) -> None:
     logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", level=logging.INFO)
     accelerator = Accelerator(mixed_precision=args.mixed_precision)
     with accelerator.main_process_first():  # it writes seeded splits and mapped tables, the others find them
-        dataset = load_split(args)
+        dataset, left_out = load_split(args)
     scale = require_scale(dataset)
 
-    model = CharmForAestheticScoring.from_pretrained(args.model_name_or_path).to(accelerator.device).eval()
-    processor = CharmImageProcessor.from_pretrained(args.model_name_or_path, **args.processor)
+    model = AutoModel.from_pretrained(args.model_name_or_path).to(accelerator.device).eval()
+    photos = tokenized(args, model, dataset)
     batches = evaluation_batches(
         len(dataset), args.per_device_eval_batch_size, accelerator.num_processes, accelerator.process_index
     )
-    loader = make_loader(TokenizedDataset(dataset, processor), batches, args.num_workers)
+    loader = make_loader(photos, batches, args.num_workers)
     predictions = predict(model, loader, accelerator)
     if accelerator.is_main_process:
         values = model.config.score_values
@@ -150,7 +184,9 @@ def main(argv: list[str] | None = None) -> None:
             "dataset": scale.dataset_name,
             "split": args.split if args.fold is None else f"fold {args.fold} of {args.num_folds} of {args.split}",
             "images": len(dataset),
-            "image_ids_sha256": split_hash(dataset["image_id"]),
+            "image_ids_sha256": split_hash(dataset["image_id"][:]),
+            "left_out": left_out,
+            **({"comments": args.comments} if isinstance(photos, CommentedDataset) else {}),
             "score_range": scale.score_range,
             "confidence": args.confidence,
             "metrics": measure(args, predictions, dataset, scale, values),

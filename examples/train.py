@@ -40,7 +40,9 @@ from tqdm.auto import tqdm
 from transformers import SchedulerType, get_scheduler
 
 from charm_hf.data import LabelScale
+from charm_hf.hub import push_checkpoint
 from charm_hf.models.configuration_charm import DATASET_PRESETS
+from charm_hf.models.processing_mmlq import MmlqProcessor
 from charm_hf.training.arguments import mapping, parse_arguments, size
 from charm_hf.training.augmentation import TrainingAugmentation
 from charm_hf.training.building import build_model, build_processor, label_column, score_quantiles
@@ -57,11 +59,14 @@ from charm_hf.training.checkpointing import (
 from charm_hf.training.curves import plot_curves
 from charm_hf.training.ema import make_ema
 from charm_hf.training.evaluation import evaluate_predictions, predict
+from charm_hf.training.frozen_features import FeatureDataset, FrozenFeatures
 from charm_hf.training.loading import EpochBatchSampler, TokenizedDataset, WaitClock, evaluation_batches, make_loader
 from charm_hf.training.losses import correlation_loss
 from charm_hf.training.mixout import add_mixout, state_dict_without_mixout
+from charm_hf.training.mmlq import CommentedDataset, build_mmlq, is_mmlq
 from charm_hf.training.model_card import draft_model_card
 from charm_hf.training.parameter_groups import build_parameter_groups
+from charm_hf.training.processes import exit_with_launcher
 from charm_hf.training.run_folder import claim_output_dir, describe_run, publish_files
 from charm_hf.training.splits import hold_out_fold, load_clean_split, require_scale
 
@@ -88,14 +93,20 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--num_folds", type=int, default=5)
     add("--fold_seed", type=int, default=0)
     add("--stratify_column", help="a column whose values are spread evenly over the folds")
-    add("--num_workers", type=int, default=4, help="processes that read and tokenize")
+    add("--num_workers", "--dataloader_num_workers", type=int, default=4, help="processes that read and tokenize")
     # Model and tokens
     add("--model_name_or_path", help="pretrained backbone, or a Charm checkpoint for a warm start")
     add("--backbone", type=mapping, help="instead: configuration of a backbone with random weights")
     add("--processor", type=mapping, default={}, help="parameters of CharmImageProcessor")
-    add("--num_scales", type=int, default=2)
+    add("--num_scales", type=int, default=2, help="of a new model; a Charm checkpoint keeps its own")
     add("--head", choices=("auto", "distribution", "regression"), default="auto", help="auto: as the labels are")
     add("--classifier_dropout", type=float, default=0.1)
+    # Photos with comments: multi-modal learnable queries between a vision encoder (--model_name_or_path) and this one
+    add("--text_encoder", help="BERT-like repository or folder; trains MMLQ instead of Charm")
+    add("--mmlq", type=mapping, default={}, help="fields of MmlqConfig, such as {num_hidden_layers: 6}")
+    add("--max_text_length", type=int, default=512, help="tokens of comments a photo")
+    add("--feature_cache", type=Path, help="compute what the frozen encoders give once, and keep it in this folder")
+    add("--feature_cache_dtype", choices=("float16", "float32"), default="float16")
     # Augmentation, in training only
     add("--train_patch_selection", default="random", help="evaluation uses the processor's own, frequency")
     add("--stochastic_selection", action="store_true", help="draw regions from twice as many candidates")
@@ -146,6 +157,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f'--checkpointing_steps takes a number of steps or "epoch", got {args.checkpointing_steps!r}')
     if args.fold is not None and not 0 <= args.fold < args.num_folds:
         parser.error(f"--fold must be 0 to {args.num_folds - 1}, got {args.fold}")
+    if args.feature_cache and (args.rotation or args.min_crop_area < 1 or args.max_crop_stretch > 1):
+        parser.error("--feature_cache keeps photos as they are and mirrored: it needs --rotation 0 and no crops")
     if args.push_to_hub and not args.hub_model_id:
         parser.error("--push_to_hub needs --hub_model_id owner/name")
     return args
@@ -164,28 +177,33 @@ def load_splits(args: argparse.Namespace) -> tuple[Dataset, Dataset | None, Labe
     return train, validation, require_scale(train)
 
 
-def build_parts(args: argparse.Namespace, train: Dataset, scale: LabelScale) -> tuple[TrainingParts, Any]:
-    """Model, optimizer, scheduler and average, and the processor that fits the model."""
+def build_network(args: argparse.Namespace, train: Dataset, scale: LabelScale) -> tuple[Any, Any]:
+    """Model, and the processor that fits it."""
     distribution = scale.score_values is not None and args.head != "regression"
-    model = build_model(
-        args.model_name_or_path,
-        args.backbone,
-        head={
-            "dataset_name": scale.dataset_name,
-            "score_range": scale.score_range,
-            "score_values": scale.score_values if distribution else None,
-            "num_attributes": len(train[0]["attributes"]) if "attributes" in train.column_names else 0,
-            "classifier_dropout": args.classifier_dropout,
-            "score_quantiles": score_quantiles(np.asarray(train["score"])),
-        },
-        num_scales=args.num_scales,
-    )
+    head = {
+        "dataset_name": scale.dataset_name,
+        "score_range": scale.score_range,
+        "score_values": scale.score_values if distribution else None,
+        "score_quantiles": score_quantiles(np.array(train["score"][:])),
+    }
+    if is_mmlq(args.model_name_or_path, args.text_encoder):
+        return build_mmlq(args.model_name_or_path, args.text_encoder, head, args.mmlq, args.max_text_length)
+    head |= {
+        "num_attributes": len(train[0]["attributes"]) if "attributes" in train.column_names else 0,
+        "classifier_dropout": args.classifier_dropout,
+    }
+    model = build_model(args.model_name_or_path, args.backbone, head=head, num_scales=args.num_scales)
     preset = args.dataset_name if args.dataset_name in DATASET_PRESETS else None
     processor = build_processor(args.model_name_or_path, model.config, preset, args.processor)
     if args.freeze_backbone:
         model.charm.backbone.requires_grad_(False)
     elif args.mixout:
         add_mixout([model.charm.backbone], args.mixout)
+    return model, processor
+
+
+def build_parts(args: argparse.Namespace, model: Any) -> TrainingParts:
+    """Model, optimizer, scheduler and average."""
     rates = (args.learning_rate, args.weight_decay, args.embeddings_learning_rate, args.head_learning_rate)
     optimizer = torch.optim.AdamW(build_parameter_groups(model, *rates), lr=args.learning_rate)
     cosine = {"min_lr": min(1e-6, args.learning_rate)} if args.lr_scheduler_type == "cosine_with_min_lr" else {}
@@ -196,9 +214,50 @@ def build_parts(args: argparse.Namespace, train: Dataset, scale: LabelScale) -> 
         args.steps_per_epoch * args.num_train_epochs,
         scheduler_specific_kwargs=args.lr_scheduler_kwargs or cosine,
     )
-    return TrainingParts(
-        model, optimizer, scheduler, make_ema(model, args.ema_decay) if args.ema_decay else None
-    ), processor
+    return TrainingParts(model, optimizer, scheduler, make_ema(model, args.ema_decay) if args.ema_decay else None)
+
+
+def compute_features(
+    args: argparse.Namespace,
+    accelerator: Accelerator,
+    model: Any,
+    processor: Any,
+    train: Dataset,
+    validation: Dataset | None,
+) -> FrozenFeatures | None:
+    """What the frozen encoders say about all photos and comments, if it is to be kept; the encoders are let go."""
+    if args.feature_cache is None:
+        return None
+    with accelerator.main_process_first():
+        features = FrozenFeatures(args.feature_cache, model, processor, args.feature_cache_dtype)
+    options = {"batch_size": args.per_device_eval_batch_size, "num_workers": args.num_workers}
+    features.fill(model, train, accelerator, flips=args.flip > 0, **options)
+    if validation is not None:
+        features.fill(model, validation, accelerator, **options)
+    model.mmlq.drop_encoders()
+    return features
+
+
+def make_photos(
+    args: argparse.Namespace,
+    processor: Any,
+    features: FrozenFeatures | None,
+    label: str,
+    dataset: Dataset,
+    training: bool = False,
+    max_comments: int | None = None,
+) -> torch.utils.data.Dataset:
+    """Photos, or their features, as the model takes them; augmented in training."""
+    if features is not None:
+        return FeatureDataset(dataset, features, label, args.flip if training else 0.0, args.seed, max_comments)
+    augmentation, selection = None, {}
+    if training:
+        augmentation = TrainingAugmentation(args.flip, args.rotation, args.min_crop_area, args.max_crop_stretch)
+        selection = {"patch_selection": args.train_patch_selection, "stochastic_selection": args.stochastic_selection}
+    options = (dataset, processor, label, augmentation, selection, args.seed)
+    if isinstance(processor, MmlqProcessor):
+        return CommentedDataset(*options, max_comments=max_comments)
+    return TokenizedDataset(*options)
 
 
 def batch_loss(model: torch.nn.Module, batch: dict[str, torch.Tensor], correlation_weight: float) -> torch.Tensor:
@@ -264,12 +323,10 @@ def finish(args: argparse.Namespace, run: dict[str, Any], parts: TrainingParts, 
     """Leave the best checkpoint at the top of the run's folder, with a card, and push it if that is wanted."""
     publish_files(best_folder(args, best), args.output_dir)
     name = args.hub_model_id or args.output_dir.resolve().name
-    card = draft_model_card(name, parts.model.config, run, best, args.model_name_or_path)
+    card = draft_model_card(name, parts.model.config, run, best)
     card.save(args.output_dir / "README.md")
     logger.info("%s holds the checkpoint of epoch %d", args.output_dir, best["epoch"])
     if args.push_to_hub:
-        from charm_hf.hub import push_checkpoint
-
         push_checkpoint(args.output_dir, args.hub_model_id)
 
 
@@ -278,7 +335,10 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", level=logging.INFO)
     trackers = args.report_to if args.with_tracking else None
-    accelerator = Accelerator(mixed_precision=args.mixed_precision, log_with=trackers, project_dir=args.output_dir)
+    accelerator = Accelerator(
+        mixed_precision=args.mixed_precision, log_with=trackers, project_dir=args.output_dir / "logs"
+    )
+    exit_with_launcher()
     world, rank = accelerator.num_processes, accelerator.process_index
 
     # What to train on
@@ -292,20 +352,24 @@ def main(argv: list[str] | None = None) -> None:
 
     # What to train
     set_seed(args.seed)  # the same weights in every process
-    parts, processor = build_parts(args, train, scale)
+    model, processor = build_network(args, train, scale)
+    features = compute_features(args, accelerator, model, processor, train, validation)
+    parts = build_parts(args, model)
     scored = parts.model if parts.ema is None else parts.ema.to(accelerator.device).module
     wrapped = accelerator.prepare(parts.model)
     torch.manual_seed(args.seed + rank)  # from here on, each process drops out on its own
 
     # How photos reach it
     label = label_column(args.loss, scored.config, train.column_names)
-    augmentation = TrainingAugmentation(args.flip, args.rotation, args.min_crop_area, args.max_crop_stretch)
-    selection = {"patch_selection": args.train_patch_selection, "stochastic_selection": args.stochastic_selection}
-    photos = TokenizedDataset(train, processor, label, augmentation, selection, args.seed)
-    train_loader = make_loader(photos, sampler, args.num_workers, args.seed)
+    make_data = partial(make_photos, args, processor, features, label)
+    train_loader = make_loader(make_data(train, training=True), sampler, args.num_workers, args.seed)
+    eval_loaders = {}
     if validation is not None:
         batches = evaluation_batches(len(validation), args.per_device_eval_batch_size, world, rank)
-        eval_loader = make_loader(TokenizedDataset(validation, processor, label), batches, args.num_workers, args.seed)
+        eval_loaders[""] = make_loader(make_data(validation), batches, args.num_workers, args.seed)
+        if "comments" in validation.column_names:
+            silent = make_data(validation, max_comments=0)
+            eval_loaders["_no_comments"] = make_loader(silent, batches, args.num_workers, args.seed)
 
     progress = Progress()
     if args.resume_from_checkpoint and (found := find_checkpoint(args.resume_from_checkpoint, args.output_dir)):
@@ -341,11 +405,12 @@ def main(argv: list[str] | None = None) -> None:
             "learning_rate": parts.scheduler.get_last_lr()[0],
             "data_wait": round(clock.share, 4),
         }
-        if validation is not None:
-            predictions = predict(scored, eval_loader, accelerator)
+        for suffix, loader in eval_loaders.items():
+            predictions = predict(scored, loader, accelerator)
             metrics = evaluate_predictions(predictions, validation, scale, scored.config.score_values)
             squared_error = metrics["mse"] / (scale.score_range[1] - scale.score_range[0]) ** 2
-            record |= {"eval_loss": metrics["emd_r2"] if label == "distribution" else squared_error, **metrics}
+            metrics = {"eval_loss": metrics["emd_r2"] if label == "distribution" else squared_error, **metrics}
+            record |= {f"{name}{suffix}": value for name, value in metrics.items()}
         progress.end_epoch(record)
         logger.info(", ".join(f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in record.items()))
         accelerator.log({k: v for k, v in record.items() if k != "step"}, step=progress.step)

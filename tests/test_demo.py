@@ -12,7 +12,7 @@ from PIL import Image
 from support import photo_path, tiny_model, tiny_processor
 
 from charm_hf import ImageAestheticsPipeline
-from charm_hf.demo import DemoLimits, _is_this_machine, launch_demo, score_photos
+from charm_hf.demo import DemoLimits, _is_this_machine, _name_checkpoints, launch_demo, score_photos
 
 
 LIMITS = DemoLimits(max_files=4, max_megabytes=1, max_megapixels=2)
@@ -263,6 +263,11 @@ def test_uploads_are_deleted_when_the_server_stops(checkpoint, browser, tmp_path
     server.close(verbose=False)
 
     assert not list(tmp_path.rglob("coffee.png"))
+
+
+def test_checkpoints_are_called_by_their_folder_unless_two_are_called_the_same():
+    assert _name_checkpoints(["runs/ava", "runs/aadb/"]) == {"ava": "runs/ava", "aadb": "runs/aadb/"}
+    assert _name_checkpoints(["a/best", "b/best"]) == {"a/best": "a/best", "b/best": "b/best"}
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from PIL import Image
 from support import BACKBONES, photo_path, tiny_model, tiny_processor
 
 from charm_hf import ImageAestheticsPipeline
-from charm_hf.explain import draw_tokens, explain, heat_map, token_contributions, token_mask
+from charm_hf.explain import draw_tokens, explain, heat_map, see, token_contributions, token_mask
 
 
 SELECTIONS = ("frequency", "gradient", "entropy", "saliency", "random", "original")
@@ -259,6 +259,21 @@ def test_the_panels_show_kept_frames_heat_and_bars(model):
     assert (255, 190, 30) in colours  # frames
     assert (40, 120, 255) in colours  # bars
     assert any(red > 200 and blue < 60 for red, _, blue in colours)
+
+
+def test_tokens_can_be_seen_without_a_model(model, tmp_path):
+    processor = tiny_processor(model, max_num_patches=512)
+
+    seen = see(photo_path("coffee"), processor)
+    seen.save(tmp_path / "seen.png")
+
+    explanation = explain(photo_path("coffee"), model, processor, steps=1)
+    assert np.array_equal(seen.received, explanation.received)
+    top = Image.open(tmp_path / "seen.png")
+    assert (
+        explanation.to_image().crop((0, 0, top.width, top.height - 28)).tobytes()
+        == top.crop((0, 0, top.width, top.height - 28)).tobytes()
+    )
 
 
 def test_what_cannot_be_explained_is_refused_by_name(model, tmp_path):

@@ -77,7 +77,7 @@ def test_it_opens_with_the_best_photo_first_and_real_thumbnails(open_page, small
     assert page.evaluate("document.querySelector('.card img').naturalWidth") == 90
     assert page.locator("#best .score").all_text_contents()[0] == "9.20"
     assert page.locator("#worst .score").all_text_contents()[0] == "0.00"
-    assert page.locator("#histogram .bar-all").count() == 40
+    assert page.locator("#histogram .bar-all").count() == 10
 
 
 def test_sorting_puts_the_named_order_on_the_sheet(open_page, small_report):
@@ -124,9 +124,9 @@ def test_the_score_sliders_work_by_keyboard_and_never_lose_the_extremes(open_pag
 def test_a_bar_of_the_histogram_shows_its_photos(open_page, small_report):
     page = open_page(small_report)
 
-    page.locator("#histogram .bar-target").last.click()
+    page.locator("#histogram .bar-target").last.click()  # 8.28 to 9.2
 
-    assert names(page) == ["23.jpg"]
+    assert names(page) == ["23.jpg", "22.jpg", "21.jpg"]
 
 
 def test_the_keyboard_alone_moves_chooses_looks_and_searches(open_page, small_report):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import shutil
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from huggingface_hub import cached_assets_path, hf_hub_download
 from huggingface_hub.utils import WeakFileLock
+from huggingface_hub.utils.sha import sha_fileobj
 
 from .. import __version__
 from .cards import TEMPLATES, CardContext, conversion_text, read_config, render_card, render_repository_card
@@ -136,10 +136,7 @@ def _convert(state: RepositoryState, dataset: str, target: Path, token: str | No
 
 def _sha256(path: str) -> str:
     with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return sha_fileobj(file).hex()
 
 
 def _write_documents(folder: Path, state: RepositoryState, sources: dict[str, str], default: str) -> None:

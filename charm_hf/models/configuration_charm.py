@@ -212,7 +212,7 @@ class CharmConfig(PretrainedConfig):
         if is_travelling_code(__name__):
             # The installed package registers its pipeline and hides this key, which would make `pipeline` ask for
             # `trust_remote_code`; without the package the key is what lets transformers find the pipeline.
-            kwargs["custom_pipelines"] = _copy_custom_pipelines()
+            kwargs["custom_pipelines"] = copy_custom_pipelines()
         super().__init__(num_labels=self._num_outputs(), **kwargs)
 
     def _num_outputs(self) -> int:
@@ -255,7 +255,7 @@ class CharmConfig(PretrainedConfig):
         """Serialize; the code that travels with the checkpoint is always named, however the object was loaded."""
         output = super().to_dict()
         output["auto_map"] = dict(AUTO_MAP)
-        output["custom_pipelines"] = _copy_custom_pipelines()
+        output["custom_pipelines"] = copy_custom_pipelines()
         return output
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
@@ -287,8 +287,8 @@ class CharmConfig(PretrainedConfig):
         return self.backbone_config.hidden_size
 
 
-def _copy_custom_pipelines() -> dict[str, Any]:
-    # A fresh copy each time: `pipeline` replaces the class names in it by classes.
+def copy_custom_pipelines() -> dict[str, Any]:
+    """`CUSTOM_PIPELINES`, copied afresh: `pipeline` replaces the class names in it by classes."""
     return {task: dict(entry) for task, entry in CUSTOM_PIPELINES.items()}
 
 

@@ -228,7 +228,8 @@ def _first_frame(image: Image.Image) -> Image.Image:
 
 def _oriented_size(image: Image.Image) -> tuple[int, int]:
     width, height = image.size
-    rotated = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    # The base class's method, because a PNG's own one decodes all pixels in search of EXIF data behind them.
+    rotated = Image.Image.getexif(image).get(0x0112, 1) in (5, 6, 7, 8)
     return (height, width) if rotated else (width, height)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -194,7 +194,7 @@ class CharmAestheticOutput(ModelOutput):
 # Modules.
 
 
-def _on_its_device(module: nn.Module) -> AbstractContextManager:
+def on_its_device(module: nn.Module) -> AbstractContextManager:
     """Bring the offloaded weights of a module in while they are used without calling its forward."""
     if not hasattr(module, "_hf_hook"):
         return nullcontext()
@@ -232,7 +232,7 @@ class CharmEmbeddings(nn.Module):
         Not called `forward`: the hooks of an offloaded model would try to move the module among its arguments.
         """
         projection: Any = native.get_submodule("patch_embeddings.projection")
-        with _on_its_device(projection):
+        with on_its_device(projection):
             weight = projection.weight
             pixel_values = pixel_values.to(device=weight.device, dtype=weight.dtype)
             embeddings = F.linear(pixel_values, weight.flatten(1), projection.bias)
@@ -240,7 +240,7 @@ class CharmEmbeddings(nn.Module):
             tensor.to(embeddings.device)
             for tensor in (scale_ids, patch_positions, spatial_shapes, pixel_attention_mask)
         )
-        with _on_its_device(self):
+        with on_its_device(self):
             if self.scale_embeddings is not None:
                 embeddings = embeddings + F.embedding(scale_ids, self.scale_embeddings[0].to(embeddings))
         return self.dropout(
@@ -257,7 +257,7 @@ class CharmEmbeddings(nn.Module):
         spatial_shapes: torch.Tensor,
     ) -> torch.Tensor:
         """Add each token's position and put CLS and registers in front."""
-        with _on_its_device(native):
+        with on_its_device(native):
             if self.config.position_mode == "reference":
                 patch_positions = raster_order(scale_ids, patch_positions, pixel_attention_mask)
             positions = self._positions(native, scale_ids, patch_positions, spatial_shapes)
@@ -335,7 +335,48 @@ class CharmEmbeddings(nn.Module):
         return (weights @ table.float()).to(table.dtype)
 
 
-class CharmPreTrainedModel(CardMixin, PreTrainedModel):
+def refuse_misfit(class_name: str, source: Any, **problems: Iterable[str]) -> None:
+    """Raise `ValueError` if there are weights with a problem (`missing=`, `unexpected=`, `misshapen=`)."""
+    listed = {kind: sorted(names) for kind, names in problems.items()}
+    found = "; ".join(f"{kind}: {', '.join(names[:8])}" for kind, names in listed.items() if names)
+    if found:
+        where = "given" if source is None else f"in {str(source)!r}"
+        raise ValueError(f"The weights {where} do not fit {class_name} as its config describes it ({found}).")
+
+
+class CheckpointMixin(CardMixin):
+    """Loading that makes up no weights, and pushing with a complete card."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
+        """Load weights as `PreTrainedModel.from_pretrained` does, but refuse a checkpoint that does not fit.
+
+        Raises:
+            ValueError: if weights are missing, unexpected or misshapen, instead of initializing them anew. Pass
+                `ignore_mismatched_sizes=True` to replace misshapen ones, such as another head, on purpose.
+        """
+        wants_info = kwargs.pop("output_loading_info", False)
+        tolerant = kwargs.pop("ignore_mismatched_sizes", False)
+        # Tolerated by transformers in any case, since its own error names no tensor; refused below.
+        model, info = super().from_pretrained(  # type: ignore[misc]
+            pretrained_model_name_or_path,
+            *model_args,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **kwargs,
+        )
+        refuse_misfit(
+            cls.__name__,
+            pretrained_model_name_or_path,
+            missing=info["missing_keys"],
+            unexpected=info["unexpected_keys"],
+            misshapen=[] if tolerant else map(str, info["mismatched_keys"]),
+        )
+        model.config._commit_hash = find_commit(pretrained_model_name_or_path, **kwargs)
+        return (model, info) if wants_info else model
+
+
+class CharmPreTrainedModel(CheckpointMixin, PreTrainedModel):
     """Loading and initialization shared by the Charm models."""
 
     config_class = CharmConfig
@@ -362,36 +403,6 @@ class CharmPreTrainedModel(CardMixin, PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, CharmEmbeddings) and module.scale_embeddings is not None:
             init.normal_(module.scale_embeddings, mean=0.0, std=0.02)
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
-        """Load weights as `PreTrainedModel.from_pretrained` does, but refuse a checkpoint that does not fit.
-
-        Raises:
-            ValueError: if weights are missing, unexpected or misshapen, instead of initializing them anew. Pass
-                `ignore_mismatched_sizes=True` to replace misshapen ones, such as another head, on purpose.
-        """
-        wants_info = kwargs.pop("output_loading_info", False)
-        tolerant = kwargs.pop("ignore_mismatched_sizes", False)
-        # Tolerated by transformers in any case, since its own error names no tensor; refused below.
-        model, info = super().from_pretrained(
-            pretrained_model_name_or_path,
-            *model_args,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            **kwargs,
-        )
-        problems = {
-            "missing": sorted(info["missing_keys"]),
-            "unexpected": sorted(info["unexpected_keys"]),
-            "misshapen": [] if tolerant else sorted(str(key) for key in info["mismatched_keys"]),
-        }
-        found = "; ".join(f"{kind}: {', '.join(keys[:8])}" for kind, keys in problems.items() if keys)
-        if found:
-            source = "given" if pretrained_model_name_or_path is None else f"in {str(pretrained_model_name_or_path)!r}"
-            raise ValueError(f"The weights {source} do not fit {cls.__name__} as its config describes it ({found}).")
-        model.config._commit_hash = find_commit(pretrained_model_name_or_path, **kwargs)
-        return (model, info) if wants_info else model
 
 
 # Where each native backbone keeps its layers.

@@ -28,7 +28,8 @@ class ImageAestheticsPipeline(CardMixin, Pipeline):
 
     Accepts what [`CharmImageProcessor`] accepts: a path, URL, PIL image, array or encoded bytes; a `{"image": …}`
     mapping; a list, generator, `datasets` column or dataset of these. Unlike sizes may share a batch (`batch_size=`):
-    the score of a photo does not depend on it.
+    the score of a photo does not depend on it. For a checkpoint that reads comments, `{"image": …, "comments": […]}`
+    gives those of the photo; without `comments` it is scored by its looks alone.
 
     Each result is a `dict`:
 
@@ -49,11 +50,17 @@ class ImageAestheticsPipeline(CardMixin, Pipeline):
         ValueError, FileNotFoundError: for a photo that cannot be read; the message names it.
     """
 
-    _load_processor = False
+    _load_processor = None  # where there is one: checkpoints that read comments have a tokenizer, too
     _load_image_processor = True
     _load_feature_extractor = False
     _load_tokenizer = False
     _load_video_processor = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.processor is not None:
+            self.tokenizer = self.processor.tokenizer  # transformers pads a batch of comments with it
+            self.processor.check_text_encoder(self.model.config.text_config)
 
     @property
     def provenance(self) -> dict[str, str | None]:
@@ -80,34 +87,39 @@ class ImageAestheticsPipeline(CardMixin, Pipeline):
 
     def preprocess(self, input_: Any, num_views: int = 1, **processor_kwargs: Any) -> dict[str, torch.Tensor]:
         """Tokenize one photo; views stand in the third dimension, (1, L, V, …), since batching pads the second."""
+        comments = None
         if isinstance(input_, Mapping) and "image" in input_:
-            input_ = input_["image"]
+            input_, comments = input_["image"], input_.get("comments")
         if num_views == 1:
-            views = [self._tokenize(input_, processor_kwargs)]
+            views = [self._tokenize(input_, comments, processor_kwargs)]
+        elif not hasattr(self.image_processor, "stochastic_selection"):
+            raise ValueError("`num_views` needs Charm tokens: other image processors have nothing to select.")
         else:
             seed = processor_kwargs.get("seed", self.image_processor.seed) or 0
             drawn = {"stochastic_selection": True, **processor_kwargs}
-            views = [self._tokenize(input_, {**drawn, "seed": seed + view}) for view in range(num_views)]
-        stacked = {name: torch.stack([view[name] for view in views], dim=2) for name in _PER_TOKEN}
-        return {
-            **stacked,
-            "pixel_attention_mask": views[0]["pixel_attention_mask"],
-            "spatial_shapes": views[0]["spatial_shapes"],
-        }
+            views = [self._tokenize(input_, comments, {**drawn, "seed": seed + view}) for view in range(num_views)]
+        stacked = {name: torch.stack([view[name] for view in views], dim=2) for name in _PER_TOKEN if name in views[0]}
+        return {**views[0], **stacked}
 
-    def _tokenize(self, image: Any, processor_kwargs: dict[str, Any]) -> dict[str, torch.Tensor]:
-        inputs = self.image_processor(image, return_tensors="pt", **processor_kwargs)
+    def _tokenize(self, image: Any, comments: Any, processor_kwargs: dict[str, Any]) -> dict[str, torch.Tensor]:
+        if self.processor is None:
+            inputs = self.image_processor(image, return_tensors="pt", **processor_kwargs)
+        else:
+            inputs = self.processor([image], [comments], return_tensors="pt", **processor_kwargs)
+        if "scale_ids" not in inputs:
+            return dict(inputs)
         return {_TOKENS if name == "pixel_values" else name: value for name, value in inputs.items()}
 
     def _forward(self, model_inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor | None]:
-        batch, _, views = model_inputs["scale_ids"].shape
-        tokens = {name: model_inputs[name].transpose(1, 2).flatten(0, 1) for name in _PER_TOKEN}
-        outputs = self.model(
-            pixel_values=tokens.pop(_TOKENS),
-            pixel_attention_mask=model_inputs["pixel_attention_mask"].repeat_interleave(views, dim=0),
-            spatial_shapes=model_inputs["spatial_shapes"].repeat_interleave(views, dim=0),
-            **tokens,
-        )
+        views = model_inputs["scale_ids"].shape[2] if "scale_ids" in model_inputs else 1
+        inputs = {
+            "pixel_values" if name == _TOKENS else name: value.transpose(1, 2).flatten(0, 1)
+            if name in _PER_TOKEN
+            else value.repeat_interleave(views, dim=0)
+            for name, value in model_inputs.items()
+        }
+        outputs = self.model(**inputs)
+        batch = len(outputs.scores) // views
         per_view = {name: outputs.get(name) for name in ("scores", "normalized_scores", "distribution", "attributes")}
         return {
             name: None if value is None else value.view(batch, views, *value.shape[1:])

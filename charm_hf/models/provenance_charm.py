@@ -60,6 +60,15 @@ def describe_provenance(model: Any) -> dict[str, str | None]:
     }
 
 
+def digest_weights(model: Any) -> str:
+    """SHA-256 of names, dtypes and values of a model's weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 def _hash_weights(folder: Path) -> str | None:
     """SHA-256 of the safetensors in a folder, one after the other by name; `None` if there are none."""
     digest, files = hashlib.sha256(), sorted(folder.glob("*.safetensors")) if folder.is_dir() else []

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from .checkpoint import DEMONSTRATION_NOTICE, load_checkpoint
+from .columns import CharmScorer
+from .comments import Comments, give_comments, read_comments
 from .engine import Scorer, ScoringOptions
 from .processes import Processes
 from .provenance import provenance_columns
@@ -19,7 +21,13 @@ from .streams import DatasetSource, is_dataset_path, open_source
 
 
 def score_images(
-    images: Any, model: Any = None, processor: Any = None, *, num_workers: int = 0, **options: Any
+    images: Any,
+    model: Any = None,
+    processor: Any = None,
+    *,
+    comments: Comments | str | os.PathLike | None = None,
+    num_workers: int = 0,
+    **options: Any,
 ) -> Iterator[ScoreRow]:
     """Score images, yielding one row each, in order.
 
@@ -33,6 +41,7 @@ def score_images(
             `datasets` dataset, a PIL image, an array, encoded bytes, or an iterable of these.
         model: folder, repository or loaded model; the embedded demonstration checkpoint if not given.
         processor: the image processor of a loaded model.
+        comments: what people said, for a checkpoint that reads comments; or a table of it (see [`read_comments`]).
         num_workers: processes that decode and tokenize. With more than 0, a script needs the usual
             `if __name__ == "__main__":`.
         options: see [`ScoringOptions`].
@@ -45,6 +54,7 @@ def score_images(
         processor = processor or loaded
     elif processor is None:
         raise ValueError("A loaded model needs its `processor` too.")
+    give_comments(processor, comments)
     scorer = Scorer(model, processor, ScoringOptions(num_workers=num_workers, **options))
     return scorer.score(_items(images))
 
@@ -65,7 +75,9 @@ def _items(images: Any) -> Iterator[Item]:
 
 __all__ = [
     "COLUMNS",
+    "Comments",
     "DEMONSTRATION_NOTICE",
+    "CharmScorer",
     "DatasetSource",
     "Item",
     "PathSource",
@@ -79,11 +91,13 @@ __all__ = [
     "Summary",
     "TableOptions",
     "TableWriter",
+    "give_comments",
     "is_dataset_path",
     "list_items",
     "load_checkpoint",
     "open_source",
     "provenance_columns",
+    "read_comments",
     "score_images",
     "score_to_stream",
     "score_to_table",

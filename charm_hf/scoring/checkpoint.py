@@ -6,7 +6,10 @@ import logging
 from typing import Any
 
 import torch
-from transformers import AutoImageProcessor, AutoModel
+from transformers import AutoImageProcessor, AutoModel, AutoProcessor
+
+from ..models.configuration_mmlq import MmlqConfig
+from .comments import CommentedProcessor
 
 
 logger = logging.getLogger(__name__)
@@ -35,7 +38,7 @@ def load_checkpoint(
     revision: str | None = None,
     subfolder: str | None = None,
 ) -> tuple[Any, Any]:
-    """Load a model, ready to score, and its processor.
+    """Load a model, ready to score, and its processor: a [`CommentedProcessor`] for a model that reads comments.
 
     Args:
         model: folder or repository, one that holds only released pickles included (see `resolve_checkpoint`); the
@@ -57,8 +60,13 @@ def load_checkpoint(
     if not isinstance(torch_dtype, torch.dtype) or not torch_dtype.is_floating_point:
         raise ValueError(f"`dtype` must be a floating point type of torch, such as 'bfloat16', got {dtype!r}.")
     folder = resolve_checkpoint(model, dataset=subfolder, revision=revision) if model else embedded_model_path()
-    processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
     network = AutoModel.from_pretrained(folder, dtype=torch_dtype, trust_remote_code=trust_remote_code)
+    if network.config.model_type == MmlqConfig.model_type:
+        reader = AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        reader.check_text_encoder(network.config.text_config)
+        processor: Any = CommentedProcessor(reader, network.config.vision_config)
+    else:
+        processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
     network = network.to(device or default_device()).eval().requires_grad_(False)
     if compile_model:
         network.compile(dynamic=True)

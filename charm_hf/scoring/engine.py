@@ -19,6 +19,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from .batching import plan_batches
+from .comments import CommentedProcessor
 from .rows import ScoreRow, round_value
 from .sources import Item
 from .tokenizing import BatchTokenizer, Measured, TokenBatch, measure
@@ -135,8 +136,8 @@ class Scorer:
     """A model and its processor, ready to score many images.
 
     Args:
-        model: a [`CharmForAestheticScoring`], on the device and in the dtype to work in.
-        processor: its [`CharmImageProcessor`].
+        model: a [`CharmForAestheticScoring`] or [`MmlqForAestheticScoring`], on the device and in the dtype to use.
+        processor: its [`CharmImageProcessor`], or its [`MmlqProcessor`] as a [`CommentedProcessor`].
         options: how to score.
     """
 
@@ -193,6 +194,8 @@ class Scorer:
 
     def _prepare(self, chunk: Chunk) -> tuple[Chunk, list[list[int]]]:
         """Measure the images of a chunk and plan its batches; those that are already scored are left out."""
+        if isinstance(self.processor, CommentedProcessor):
+            self.processor.note(chunk.items)
         parameters = self.options.processor_parameters
         with ThreadPoolExecutor(_HEADER_THREADS) as pool:
             measured = list(pool.map(lambda item: measure(item, self.processor, parameters), chunk.items))
@@ -243,8 +246,9 @@ class Scorer:
                 if stopping():
                     return
                 logger.warning("A worker process died; going on image by image where it stopped (%s).", error)
-            while underway:
-                yield tokenize_guarded(self._tokenizer(), underway.popleft())
+            lost = list(underway)
+            underway.clear()
+            yield from tokenize_guarded(self._tokenizer(), lost)
 
     def _tokenizer(self) -> BatchTokenizer:
         return BatchTokenizer(
@@ -342,23 +346,45 @@ def summarize_views(
     return [dict(zip(rounded, row, strict=True)) for row in zip(*rounded.values(), strict=True)]
 
 
-def tokenize_guarded(tokenizer: BatchTokenizer, batch: list[tuple[int, Item]]) -> TokenBatch:
-    """Tokenize a batch in a process of its own; an image that kills the process gets an error."""
-    parts = _in_own_process(tokenizer, batch)
-    if parts is None:
-        parts = []
-        for image in batch:
-            died = [(image[0], None, "The process that decoded this image died: out of memory, or a broken decoder.")]
-            parts += _in_own_process(tokenizer, [image]) or died
-    return tokenizer.collate(parts)
+def tokenize_guarded(tokenizer: BatchTokenizer, batches: Iterable[list[tuple[int, Item]]]) -> Iterator[TokenBatch]:
+    """Tokenize batches in a process that may die; an image that kills it gets an error."""
+    with _DisposableProcess() as process:
+        for batch in batches:
+            results = process.run(tokenizer.tokenize, batch)
+            if results is None:
+                results = []
+                for image in batch:
+                    died = [(image[0], None, "The process that decoded it died: out of memory, or a broken decoder.")]
+                    results += process.run(tokenizer.tokenize, [image]) or died
+            yield tokenizer.collate(results)
 
 
-def _in_own_process(tokenizer: BatchTokenizer, batch: list[tuple[int, Item]]) -> list[Any] | None:
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+class _DisposableProcess:
+    """A process to run functions in; replaced when it dies."""
+
+    def __init__(self) -> None:
+        self._pool: ProcessPoolExecutor | None = None
+
+    def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Result of a function; `None` if the process died over it."""
+        self._pool = self._pool or ProcessPoolExecutor(1, mp_context=get_context("spawn"))
         try:
-            return pool.submit(tokenizer.tokenize, batch).result()
+            return self._pool.submit(function, *arguments).result()
         except BrokenProcessPool:
+            self.close()
             return None
+
+    def close(self) -> None:
+        """End the process."""
+        if self._pool is not None:
+            self._pool.shutdown()
+        self._pool = None
+
+    def __enter__(self) -> _DisposableProcess:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
 
 def _one_ahead(iterator: Iterator[Any]) -> Iterator[Any]:

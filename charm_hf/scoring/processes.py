@@ -25,9 +25,15 @@ class Processes:
         self._state: Any = None
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             from accelerate import PartialState
+            from accelerate.utils import parse_flag_from_env
 
-            self._state = PartialState(timeout=_PATIENCE)
+            self._state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=_PATIENCE)
             self.rank, self.count = self._state.process_index, self._state.num_processes
+            if self.count != int(os.environ["WORLD_SIZE"]):
+                raise ValueError(
+                    f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but this process found {self.count}: on a machine "
+                    "without GPUs set ACCELERATE_USE_CPU=true."
+                )
             self.device = self._state.device
 
     @property

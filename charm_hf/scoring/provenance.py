@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict
 from typing import Any
 
@@ -10,7 +9,7 @@ import PIL
 import torch
 import transformers
 
-from ..models.provenance_charm import describe_provenance
+from ..models.provenance_charm import describe_provenance, digest_weights
 from .engine import CHUNK_BYTES, CHUNK_IMAGES, Scorer
 
 
@@ -44,15 +43,6 @@ def identify(source: Any, scorer: Scorer) -> dict[str, Any]:
             "pillow": PIL.__version__,
         },
     }
-
-
-def digest_weights(model: Any) -> str:
-    """SHA-256 of names, dtypes and values of a model's weights."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _essential(config: dict[str, Any]) -> dict[str, Any]:

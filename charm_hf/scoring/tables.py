@@ -31,7 +31,7 @@ def read_table(table: str, options: SourceOptions) -> Iterator[Item]:
     """
     root = options.root if options.root is not None else os.path.dirname(table)
     column: str | None = None
-    for number, row in enumerate(_rows(table, options), start=1):
+    for number, row in enumerate(read_rows(table, _parquet_columns(table, options)), start=1):
         column = column or find_column(table, list(row), options.path_column)
         key = None if options.key_column is None else str(row.get(options.key_column))
         path = row.get(column)
@@ -69,11 +69,22 @@ def holds_images(table: str, options: SourceOptions) -> bool:
     return bool(types) and (pa.types.is_struct(types[0]) or pa.types.is_binary(types[0]))
 
 
-def _rows(table: str, options: SourceOptions) -> Iterator[dict[str, Any]]:
+def read_rows(table: str, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Rows of a table, one after the other.
+
+    Args:
+        table: the file.
+        columns: of a Parquet file, read these only; the other formats are read whole anyway.
+
+    Raises:
+        ValueError: if the content is not what the file's name says.
+    """
     extension = Path(table).suffix.lower()
     try:
         if extension == ".parquet":
-            yield from _parquet_rows(table, options)
+            with pq.ParquetFile(table) as file:
+                for batch in file.iter_batches(columns=columns):
+                    yield from batch.to_pylist()
         elif extension == ".jsonl":
             with open(table, encoding="utf-8-sig") as lines:
                 yield from (json.loads(line) for line in lines if line.strip())
@@ -84,9 +95,12 @@ def _rows(table: str, options: SourceOptions) -> Iterator[dict[str, Any]]:
         raise ValueError(f"{table!r} cannot be read as {extension}: {error}") from error
 
 
-def _parquet_rows(table: str, options: SourceOptions) -> Iterator[dict[str, Any]]:
-    with pq.ParquetFile(table) as file:
-        wanted = find_column(table, file.schema_arrow.names, options.path_column)
-        columns = [wanted] if options.key_column is None else [wanted, options.key_column]
-        for batch in file.iter_batches(columns=columns):
-            yield from batch.to_pylist()
+def _parquet_columns(table: str, options: SourceOptions) -> list[str] | None:
+    """Columns of a Parquet file that listing its images takes; `None` for other files."""
+    if Path(table).suffix.lower() != ".parquet":
+        return None
+    try:
+        wanted = find_column(table, pq.read_schema(table).names, options.path_column)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{table!r} cannot be read as .parquet: {error}") from error
+    return [wanted] if options.key_column is None else [wanted, options.key_column]

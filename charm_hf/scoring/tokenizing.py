@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from ..models.image_loading_charm import array_to_tensor, image_size
+from .comments import CommentedProcessor
 from .rows import ScoreRow, describe_error
 from .shards import TarMember
 from .sources import Item
@@ -64,8 +65,10 @@ def measure(item: Item, processor: Any, parameters: dict[str, Any]) -> Measured:
         else:
             width, height = image_size(image, name=repr(item.path))
         return Measured(item, width, height, processor.num_tokens(height, width, **parameters))
-    except Exception as error:  # whatever a hostile file provokes belongs into its row
+    except (ValueError, FileNotFoundError, PermissionError, IsADirectoryError) as error:
         return Measured(item, error=describe_error(error))
+    except Exception as error:  # whatever a hostile file provokes belongs into its row
+        return Measured(item, error=f"The image's header cannot be used. {describe_error(error)}")
 
 
 def read_content(item: Item) -> Any:
@@ -127,5 +130,7 @@ class BatchTokenizer(Dataset):
         return [self._tokenize(image, item, {**drawn, "seed": seed + view}) for view in range(self.num_views)]
 
     def _tokenize(self, image: Any, item: Item, parameters: dict[str, Any]) -> Tokens:
+        if isinstance(self.processor, CommentedProcessor):
+            parameters = {**parameters, "item": item}
         inputs = self.processor([image], return_tensors="pt", **parameters)
         return {name: value[0] for name, value in inputs.items()}

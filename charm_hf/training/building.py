@@ -68,7 +68,7 @@ def build_processor(
     return CharmImageProcessor(**fitting)
 
 
-def label_column(loss: str, config: CharmConfig, columns: Sequence[str]) -> str:
+def label_column(loss: str, config: Any, columns: Sequence[str]) -> str:
     """The column that a loss is computed from: `"distribution"` for EMD, `"score"` for the squared error.
 
     Args:
@@ -83,7 +83,8 @@ def label_column(loss: str, config: CharmConfig, columns: Sequence[str]) -> str:
     if loss == "emd" and not possible:
         raise ValueError(
             "EMD compares distributions: it needs a dataset with votes and a distribution head, got a dataset with "
-            f"{', '.join(columns)} and a {config.head} head. Use the squared error, `loss: mse`."
+            f"{', '.join(columns)} and a {getattr(config, 'head', 'distribution')} head. Use the squared error, "
+            "`loss: mse`."
         )
     return "distribution" if possible and loss != "mse" else "score"
 

@@ -141,7 +141,16 @@ def _sync(path: Path) -> None:
 def checkpoints(output_dir: Path) -> list[Path]:
     """Complete checkpoints of a run, oldest first."""
     found = [path for path in output_dir.glob("checkpoint-*") if _CHECKPOINT.fullmatch(path.name)]
-    return sorted((path for path in found if (path / STATE_NAME).is_file()), key=_steps)
+    return sorted(filter(is_whole, found), key=_steps)
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a checkpoint has all its files, each of the size it was written with: copies may break off, too."""
+    try:
+        sizes = json.loads((folder / STATE_NAME).read_text(encoding="utf-8"))["files"]
+        return all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 def _steps(path: Path) -> int:
@@ -166,9 +175,10 @@ def find_checkpoint(resume_from: str, output_dir: Path) -> Path | None:
         found = checkpoints(output_dir)
         return found[-1] if found else None
     path = Path(resume_from)
-    if not (path / STATE_NAME).is_file():
+    if not is_whole(path):
         raise FileNotFoundError(
-            f'Expected "latest" or a checkpoint folder (with {STATE_NAME}) to resume from, got {resume_from!r}.'
+            f'Expected "latest" or a whole checkpoint folder ({STATE_NAME} and its files) to resume from, got '
+            f"{resume_from!r}."
         )
     return path
 
@@ -203,6 +213,7 @@ def save_checkpoint(
             "num_processes": accelerator.num_processes,
             "optimizer": numbers,
             "scheduler": parts.scheduler.state_dict(),
+            "files": {path.name: path.stat().st_size for path in sorted(temporary.iterdir())},
         }
         (temporary / STATE_NAME).write_text(json.dumps(state, indent=2), encoding="utf-8")
         commit_folder(temporary, folder)

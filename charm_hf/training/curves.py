@@ -9,6 +9,15 @@ from typing import Any
 import numpy as np
 
 
+try:
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        'Training draws its curves: `pip install "charm-hf[train]"` brings matplotlib.'
+    ) from error
+
+
 def plot_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draw losses and correlations over the epochs into a PNG file.
 
@@ -17,8 +26,6 @@ def plot_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
             `srcc` and `plcc`.
         path: of the file.
     """
-    from matplotlib.figure import Figure  # in the extra `train`
-
     figure = Figure(figsize=(10, 4), layout="constrained")
     loss_axes, correlation_axes = figure.subplots(1, 2)
     epochs = [record["epoch"] for record in history]
@@ -33,6 +40,7 @@ def plot_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
             axes.plot(epochs, [record.get(key) for record in history], marker=".", label=label)
     for axes, title in ((loss_axes, "Loss"), (correlation_axes, "Correlation on the validation part")):
         axes.set(title=title, xlabel="epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend()
@@ -41,8 +49,6 @@ def plot_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 def plot_scatter(predicted: np.ndarray, rated: np.ndarray, title: str, path: Path) -> None:
     """Draw predicted against rated scores, (N,) each in the same units, into a PNG file."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(5, 5), layout="constrained")
     axes = figure.subplots()
     axes.scatter(rated, predicted, s=12, alpha=0.5, linewidths=0)

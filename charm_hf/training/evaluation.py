@@ -51,7 +51,7 @@ def predict(
     columns: dict[str, list[torch.Tensor]] = {"index": [], "normalized_scores": [], "distribution": []}
     for batch in tqdm(loader, description, leave=False, disable=not accelerator.is_local_main_process):
         batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
-        inputs = {name: batch[name] for name in MODEL_INPUTS}
+        inputs = {name: value for name, value in batch.items() if name not in NOT_FOR_THE_MODEL}
         with torch.inference_mode(), accelerator.autocast():
             outputs = model(**inputs)
         columns["index"].append(batch["index"])
@@ -71,7 +71,7 @@ def predict(
     )
 
 
-MODEL_INPUTS = ("pixel_values", "pixel_attention_mask", "scale_ids", "patch_positions", "spatial_shapes")
+NOT_FOR_THE_MODEL = ("index", "scores", "labels", "attribute_targets")
 
 
 def _gather(
@@ -94,15 +94,13 @@ def references_of(
     if scale.score_range is None:
         raise ValueError(f"The score range of {scale.dataset_name} is not known: give `score_range` to the dataset.")
     scores = predictions.scores(scale.score_range)
-    columns = dataset.select_columns([name for name in ("score", "distribution") if name in dataset.column_names])
-    labels = columns.with_format("numpy")[:]
     options: dict[str, Any] = {"accuracy_threshold": dataset_accuracy_threshold(scale.dataset_name, scale.score_range)}
     same_bins = scale.score_values is not None and list(scale.score_values) == model_values
-    if predictions.distributions is None or "distribution" not in labels or not same_bins:
-        return scores, labels["score"], options
+    if predictions.distributions is None or "distribution" not in dataset.column_names or not same_bins:
+        return scores, np.array(dataset["score"][:]), options
     return (
         predictions.distributions,
-        labels["distribution"],
+        np.array(dataset["distribution"][:]),
         {**options, "score_values": scale.score_values, "predicted_scores": scores},
     )
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from PIL import Image
 from torch.utils.data import DataLoader, Sampler
 
-from charm_hf.models.image_processing_charm import CharmImageProcessor
 from charm_hf.training.augmentation import TrainingAugmentation
 from charm_hf.training.collator import CharmDataCollator
 
@@ -83,7 +83,7 @@ class TokenizedDataset(torch.utils.data.Dataset[dict[str, Any]]):
     def __init__(
         self,
         dataset: Dataset,
-        processor: CharmImageProcessor,
+        processor: Any,
         label: str = "score",
         augmentation: TrainingAugmentation | None = None,
         processor_kwargs: Mapping[str, Any] | None = None,
@@ -108,7 +108,7 @@ class TokenizedDataset(torch.utils.data.Dataset[dict[str, Any]]):
             image = row["image"]
             if self.augmentation is not None:
                 (image,) = self.augmentation(image.convert("RGB"), seed=seed)
-            tokens = self.processor(image, seed=seed, **self.processor_kwargs)
+            tokens = self._tokenize(row, image, seed)
         except Exception as error:
             image_id = self.dataset.select_columns(["image_id"])[index]["image_id"]
             raise RuntimeError(
@@ -121,13 +121,23 @@ class TokenizedDataset(torch.utils.data.Dataset[dict[str, Any]]):
             item["attribute_targets"] = row["attributes"]
         return item
 
+    def _tokenize(self, row: Mapping[str, Any], image: Image.Image, seed: int) -> Mapping[str, Any]:
+        return self.processor(image, seed=seed, **self.processor_kwargs)
 
-def make_loader(dataset: TokenizedDataset, batch_sampler: Any, num_workers: int = 0, seed: int = 0) -> DataLoader:
-    """Load batches in `num_workers` processes, without ever drawing from torch's global generator."""
+
+def make_loader(dataset: Any, batch_sampler: Any, num_workers: int = 0, seed: int = 0) -> DataLoader:
+    """Load batches in `num_workers` processes, without ever drawing from torch's global generator.
+
+    Args:
+        dataset: a [`TokenizedDataset`], or another; its `collator`, if it has one, makes a batch of its items.
+        batch_sampler: gives lists of the dataset's keys.
+        num_workers: 0 loads in this process.
+        seed: of the workers.
+    """
     return DataLoader(
         dataset,
         batch_sampler=batch_sampler,
-        collate_fn=CharmDataCollator(),
+        collate_fn=getattr(dataset, "collator", None) or CharmDataCollator(),
         num_workers=num_workers,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=num_workers > 0,

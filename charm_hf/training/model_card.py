@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from charm_hf.models.configuration_charm import CharmConfig
+from charm_hf.models.configuration_mmlq import MmlqConfig
+from charm_hf.models.model_card_charm import PIPELINE_TAG, card_metadata
 
 
-METRIC_NAMES = {
+_NAMES = {
     "plcc": "PLCC",
     "srcc": "SRCC",
     "acc": "ACC",
@@ -20,6 +20,8 @@ METRIC_NAMES = {
     "emd_r1": "EMD (r = 1)",
     "emd_r2": "EMD (r = 2)",
 }
+# A model that reads comments is measured without them, too.
+METRIC_NAMES = {**_NAMES, **{f"{key}_no_comments": f"{name}, without comments" for key, name in _NAMES.items()}}
 _TEMPLATE = """---
 {metadata}
 ---
@@ -60,9 +62,15 @@ warn you. Scores of models trained on other datasets are not comparable.
 """
 
 
-def draft_model_card(
-    name: str, config: CharmConfig, run: Mapping[str, Any], record: Mapping[str, Any], base_model: str | None = None
-) -> ModelCard:
+def describe_architecture(config: Any) -> str:
+    """One phrase on what a model is, for people."""
+    if isinstance(config, MmlqConfig):
+        vision, text = config.vision_config.model_type, config.text_config.model_type
+        return f"Multi-modal learnable queries over a {vision} and a {text} encoder, which reads comments on the photo"
+    return f"Charm with {config.num_scales} scales on a {config.backbone_config.model_type} encoder"
+
+
+def draft_model_card(name: str, config: Any, run: Mapping[str, Any], record: Mapping[str, Any]) -> ModelCard:
     """Write the card of a trained model.
 
     Args:
@@ -70,35 +78,24 @@ def draft_model_card(
         config: of the model.
         run: what `describe_run` gave.
         record: of the epoch that was kept, with the validation metrics if there are any.
-        base_model: what the weights started from; named in the metadata if it is on the Hub.
     """
     dataset = config.dataset_name or "photos"
     validation = run["splits"].get("validation")
     metrics = {key: record[key] for key in METRIC_NAMES if key in record}
     data = ModelCardData(
         model_name=name,
-        library_name="transformers",
-        pipeline_tag="image-classification",
-        tags=["image-aesthetics", "charm"],
-        base_model=None if base_model is None or os.path.exists(base_model) else base_model,
+        **card_metadata(config.to_dict()),
         eval_results=[_result(dataset, validation, key, value) for key, value in metrics.items()] or None,
     )
-    results = "Nothing was measured: the run had no validation part."
-    if validation is not None:
-        results = (
-            f"On the validation part, {validation['images']:,} photos, by which epoch {record['epoch']} was chosen. A "
-            "test part, measured with `examples/evaluate.py`, is the more honest number.\n\n"
-        ) + "| metric | value |\n|---|---|\n"
-        results += "\n".join(f"| {METRIC_NAMES[key]} | {value:.4f} |" for key, value in metrics.items())
     content = _TEMPLATE.format(
         metadata=data.to_yaml(),
         name=name,
         low=config.score_range[0],
         high=config.score_range[1],
-        architecture=f"Charm with {config.num_scales} scales on a {config.backbone_config.model_type} encoder",
+        architecture=describe_architecture(config),
         dataset=dataset,
         train_images=run["splits"]["train"]["images"],
-        results=results,
+        results=_results_text(run, record, metrics),
         command=run["command"],
         seed=f"Seed {run['flags']['seed']}",
         versions=", ".join(f"{package} {version}" for package, version in run["versions"].items()),
@@ -109,9 +106,25 @@ def draft_model_card(
     return ModelCard(content, ignore_metadata_errors=False)
 
 
+def _results_text(run: Mapping[str, Any], record: Mapping[str, Any], metrics: Mapping[str, float]) -> str:
+    if "validation" not in run["splits"]:
+        return "Nothing was measured: the run had no validation part."
+    chosen = run["flags"]["metric_for_best_model"] != "last"
+    rows = "\n".join(f"| {METRIC_NAMES[key]} | {value:.4f} |" for key, value in metrics.items())
+    return (
+        f"On the validation part, {run['splits']['validation']['images']:,} photos, after epoch {record['epoch']}"
+        + (
+            ", which was chosen by it. A test part, measured with `examples/evaluate.py`, is the more honest number."
+            if chosen
+            else ", the last; no epoch was chosen by it."
+        )
+        + f"\n\n| metric | value |\n|---|---|\n{rows}"
+    )
+
+
 def _result(dataset: str, split: Mapping[str, Any], metric: str, value: float) -> EvalResult:
     return EvalResult(
-        task_type="image-classification",
+        task_type=PIPELINE_TAG,
         task_name="Image aesthetics",
         dataset_type=dataset,
         dataset_name=dataset,

@@ -10,18 +10,21 @@ from torch import nn
 
 PARTS = ("embeddings", "encoder", "head")
 # Tables of rows that are added to tokens: decaying them pulls every position and scale towards the same one.
-UNDECAYED_TABLES = ("position_embeddings", "scale_embeddings", "cls_token", "mask_token", "register_tokens")
+UNDECAYED_TABLES = (
+    *("position_embeddings", "scale_embeddings", "cls_token", "mask_token", "register_tokens"),
+    "queries.",  # learnable queries, which start the rows that attend
+)
 
 
 def part_of_parameter(name: str) -> str:
-    """Tell which part of `CharmForAestheticScoring` a parameter belongs to, by its name.
+    """Tell which part of `CharmForAestheticScoring` or `MmlqForAestheticScoring` a parameter belongs to, by its name.
 
     Returns:
         `"head"` for the classifier; `"embeddings"` for the patch projection, position, scale, CLS and register
         embeddings; `"encoder"` for everything else.
     """
     modules = name.split(".")
-    if modules[0] == "classifier":
+    if modules[0] in ("classifier", "head"):
         return "head"
     return "embeddings" if "embeddings" in modules else "encoder"
 

@@ -20,6 +20,7 @@ from datasets import Dataset
 
 from charm_hf.data import split_hash
 from charm_hf.training.checkpointing import write_json
+from charm_hf.training.processes import lock_folder
 
 
 RUN_NAME = "run.json"
@@ -50,7 +51,7 @@ def describe_run(
         "command": f"{launch} examples/train.py {shlex.join(flags)}",
         "flags": {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()},
         "splits": {
-            name: {"images": len(part), "sha256": split_hash(part["image_id"])}
+            name: {"images": len(part), "sha256": split_hash(part["image_id"][:])}
             for name, part in splits.items()
             if part is not None
         },
@@ -67,22 +68,26 @@ def describe_run(
 def claim_output_dir(output_dir: Path, run: Mapping[str, Any], resume: bool) -> None:
     """Write `run.json` into the output folder, or check that the run in it is the one that goes on.
 
+    The folder is then this process's as long as it lives.
+
     Raises:
+        RuntimeError: if another process is training into the folder.
         FileExistsError: if the folder holds a run, or a checkpoint, and nothing is to be resumed.
         ValueError: if the run in the folder has other flags or other photos.
     """
     path = output_dir / RUN_NAME
-    for leftover in output_dir.glob(".tmp-*"):  # of a process that was killed
-        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     if not resume and (path.exists() or (output_dir / "config.json").exists()):
         raise FileExistsError(
             f"{output_dir} already holds a run: give another --output_dir, go on with --resume_from_checkpoint latest "
             "or delete it."
         )
+    output_dir.mkdir(parents=True, exist_ok=True)
+    lock_folder(output_dir)
+    for leftover in output_dir.glob(".tmp-*"):  # of a process that was killed
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     if path.exists():
         _require_same(json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(run)), output_dir)
         return
-    output_dir.mkdir(parents=True, exist_ok=True)
     write_json(path, run)
 
 

@@ -47,8 +47,8 @@ def hold_out_fold(
             f"The dataset has no column {stratify_column!r} to stratify the folds by, only "
             f"{', '.join(dataset.column_names)}; a table keeps a column named in `extra_columns`."
         )
-    names = list(dataset["image_id"])
-    groups = [""] * len(names) if stratify_column is None else [str(value) for value in dataset[stratify_column]]
+    names = dataset["image_id"][:]
+    groups = [""] * len(names) if stratify_column is None else [str(value) for value in dataset[stratify_column][:]]
     held_out = np.array(assign_folds(names, groups, seed, num_folds)) == fold
     if not held_out.any() or held_out.all():
         raise ValueError(f"Fold {fold} of {num_folds} would leave one part of {len(names)} photos empty.")

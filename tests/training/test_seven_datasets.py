@@ -72,6 +72,7 @@ def test_a_published_dataset_trains_evaluates_and_reloads(dataset, backbone, tmp
     assert ("emd_r2" in report["metrics"]) == (DATASET_PRESETS[dataset].score_values is not None)
     predictions = pyarrow.csv.read_csv(results / "predictions.csv")
     assert report["images"] == len(predictions) > 0
+    assert set(report["left_out"].values()) == {0}
     assert report["image_ids_sha256"] == split_hash(predictions["image_id"].to_pylist())
     low, high = DATASET_PRESETS[dataset].score_range
     predicted = predictions["predicted_score"].to_numpy()

@@ -3,11 +3,14 @@
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 import torch
 from dataset_builders import save_photo, write_csv
+from huggingface_hub import HfApi, ModelCard
 from PIL import Image
 from script_runs import (
     EXAMPLES,
@@ -114,6 +117,10 @@ def test_a_checkpoint_that_was_being_written_is_never_taken(finished, photo_tabl
     shutil.copytree(newest, half)
     (half / "model.safetensors").write_bytes(b"half")
     (tmp_path / "run" / "checkpoint-99999998").mkdir()
+    for step, name in enumerate(("model.safetensors", "state.json"), start=99999996):
+        broken = tmp_path / "run" / f"checkpoint-{step}"
+        shutil.copytree(newest, broken)
+        (broken / name).write_bytes((newest / name).read_bytes()[:-100])
     assert checkpointing.find_checkpoint("latest", tmp_path / "run") == newest
 
 
@@ -141,9 +148,23 @@ def test_a_run_does_not_go_on_with_other_settings(finished, photo_table):
         run_in_process("train", *flags_for(photo_table, finished, *options))
 
 
+def test_a_folder_that_another_process_trains_into_is_refused(photo_table, tmp_path):
+    (tmp_path / "run").mkdir()
+    code = (
+        "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(1); time.sleep(60)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-uc", code, str(tmp_path / "run" / ".lock")], stdout=subprocess.PIPE
+    ) as other:
+        other.stdout.readline()
+        with pytest.raises(RuntimeError, match="Another process is training into"):
+            run_in_process("train", *flags_for(photo_table, tmp_path / "run"))
+        other.kill()
+
+
 def test_no_file_of_a_run_is_a_pickle(finished):
     suffixes = {path.suffix for path in finished.rglob("*") if path.is_file()}
-    assert suffixes <= {".safetensors", ".json", ".py", ".md", ".png"}
+    assert suffixes <= {"", ".safetensors", ".json", ".py", ".md", ".png"}
 
 
 def test_a_short_batch_and_accumulation_give_the_gradient_of_the_whole(photo_table, tmp_path):
@@ -256,13 +277,41 @@ def test_a_warm_start_takes_over_the_encoder_and_replaces_a_head_of_another_shap
 
 
 def test_a_frozen_backbone_stays_as_it_was(finished, photo_table, tmp_path):
-    flags = ["--dataset_name", "csv", "--data_dir", photo_table, "--model_name_or_path", finished, "--freeze_backbone"]
-    run_in_process(
-        "train", *flags, "--learning_rate", "1e-2", "--num_train_epochs", "1", "--output_dir", tmp_path / "run"
-    )
+    flags = [
+        "--dataset_name",
+        "csv",
+        "--data_dir",
+        photo_table,
+        "--model_name_or_path",
+        finished,
+        "--num_workers",
+        "0",
+    ]
+    flags += ["--freeze_backbone", "--learning_rate", "1e-2", "--num_train_epochs", "1"]
+    run_in_process("train", *flags, "--output_dir", tmp_path / "run")
     old, new = weights(finished), weights(tmp_path / "run")
     moved = {name for name in old if not torch.equal(old[name], new[name])}
     assert moved == {"classifier.weight", "classifier.bias", "charm.embeddings.scale_embeddings"}
+
+
+def test_tracking_logs_the_run_for_tensorboard(photo_table, tmp_path):
+    options = ("--with_tracking", "--num_train_epochs", "1")
+    run_in_process("train", *flags_for(photo_table, tmp_path / "run", *options))
+    assert list((tmp_path / "run" / "logs").rglob("events.out.tfevents.*"))
+
+
+def test_a_finished_run_is_pushed_without_its_states(photo_table, tmp_path, hub, unchecked):
+    options = ("--push_to_hub", "--hub_model_id", "alice/mine", "--num_train_epochs", "1")
+    run_in_process("train", *flags_for(photo_table, tmp_path / "run", *options))
+    api = HfApi()
+    files = set(api.list_repo_files("alice/mine"))
+    assert {"config.json", "model.safetensors", "preprocessor_config.json", "README.md"} <= files
+    assert not any(name.startswith("checkpoint-") for name in files)
+    (result, *_) = ModelCard.load("alice/mine").data.eval_results
+    assert (
+        result.dataset_args["image_ids_sha256"]
+        == read_json(tmp_path / "run" / "run.json")["splits"]["validation"]["sha256"]
+    )
 
 
 def test_bf16_and_the_correlation_loss_train(photo_table, tmp_path):
@@ -278,14 +327,15 @@ def test_a_run_killed_at_any_moment_ends_with_the_weights_of_one_that_was_not(ph
     whole = start_process(script, *flags_for(photo_table, tmp_path / "whole", *common))
     finish_process(whole)
     killed = flags_for(photo_table, tmp_path / "killed", *common, "--resume_from_checkpoint", "latest")
-    for steps in (1, 5, 9):
-        process = start_process(script, *killed)
+    launch = ("-m", "accelerate.commands.launch", "--num_processes", "1")
+    for steps, launcher in ((1, ()), (5, launch), (9, ())):
+        process = start_process(*launcher, script, *killed)
         while process.poll() is None and not (tmp_path / "killed" / f"checkpoint-{steps:08d}").exists():
             time.sleep(0.01)
         time.sleep(0.03 * steps)
         assert process.poll() is None, process.communicate()[0]
-        os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
+        os.kill(process.pid, signal.SIGKILL)  # of a launched run only the launcher
+        process.wait()
     finish_process(start_process(script, *killed))
     assert same_weights(tmp_path / "whole", tmp_path / "killed")
 

@@ -1,7 +1,6 @@
 "use strict";
 /* Wires the rows to the document: filters, strips, viewer, choice, export, theme. */
 
-const HISTOGRAM_BINS = 40;
 const STRIP_LENGTH = 6;
 const SLIDER_STEPS = 200;
 const ERRORS_AT_ONCE = 200;
@@ -14,6 +13,7 @@ const thumbnail = thumbnailReader(report.chunk);
 const allScores = photos.map((photo) => photo.score);
 const extent = photos.length ? [allScores[allScores.length - 1], allScores[0]] : [0, 1];
 const [lowest, highest] = extent[0] < extent[1] ? extent : [extent[0] - 0.5, extent[1] + 0.5];
+const HISTOGRAM_BINS = Math.min(40, Math.max(10, Math.ceil(3 * Math.cbrt(photos.length))));
 const decimals = decimalsFor(highest - lowest);
 const format = (value) => value.toFixed(decimals);
 const count = (value) => value.toLocaleString("en");

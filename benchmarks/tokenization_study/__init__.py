@@ -1,0 +1,1 @@
+"""Does Charm see what resizing loses? Answered where the answer is known, and on real ratings."""

@@ -1,0 +1,177 @@
+"""The ways of turning a photo into tokens that are compared, each within the same number of tokens.
+
+A *tokenization* turns one image into tokens; it may be random, and then gives another result for each draw. An *arm*
+says which tokenization a model is trained with and which it is evaluated with. All tokens come out of
+`CharmImageProcessor`; what it does not do (squashing, cropping, padding to a square) is done to the image before.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from charm_hf import CharmImageProcessor
+
+
+# Larger than any native sequence here.
+UNLIMITED = 100_000
+# Crops are taken from an image whose shortest edge is 8/7 of the crop, as 224 out of 256.
+CROP_MARGIN = 8 / 7
+BICUBIC = Image.Resampling.BICUBIC
+
+Prepare = Callable[[Image.Image, int, np.random.Generator], Image.Image]
+
+
+def squash(image: Image.Image, side: int, rng: np.random.Generator) -> Image.Image:
+    """Resize to a square, whatever the aspect ratio."""
+    return image.resize((side, side), BICUBIC)
+
+
+def centre_crop(image: Image.Image, side: int, rng: np.random.Generator) -> Image.Image:
+    """Resize the shortest edge to 8/7 of the side, cut the central square."""
+    return _crop(image, side, 0.5, 0.5)
+
+
+def random_crop(image: Image.Image, side: int, rng: np.random.Generator) -> Image.Image:
+    """As `centre_crop`, at a random place."""
+    return _crop(image, side, *rng.uniform(0, 1, size=2))
+
+
+def pad_to_square(image: Image.Image, side: int, rng: np.random.Generator) -> Image.Image:
+    """Resize the longest edge to the side and put the image into the middle of a black square."""
+    ratio = side / max(image.size)
+    width, height = (max(1, round(edge * ratio)) for edge in image.size)
+    square = Image.new(image.mode, (side, side))
+    square.paste(image.resize((width, height), BICUBIC), ((side - width) // 2, (side - height) // 2))
+    return square
+
+
+def _crop(image: Image.Image, side: int, across: float, down: float) -> Image.Image:
+    ratio = side * CROP_MARGIN / min(image.size)
+    width, height = (max(side, round(edge * ratio)) for edge in image.size)
+    left, top = round((width - side) * across), round((height - side) * down)
+    return image.resize((width, height), BICUBIC).crop((left, top, left + side, top + side))
+
+
+@dataclass(frozen=True)
+class Tokenization:
+    """One way to tokens.
+
+    Attributes:
+        name: of it.
+        num_scales: of the tokens, and of a model that takes them.
+        prepare: what is done to the image first: (image, side of the square that fills the sequence, randomness).
+        is_random: whether another draw gives other tokens.
+        is_native: no limit to the number of tokens.
+        parameters: of the processor.
+    """
+
+    name: str
+    num_scales: int = 1
+    prepare: Prepare | None = None
+    is_random: bool = False
+    is_native: bool = False
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+    def __call__(
+        self,
+        pixels: np.ndarray,
+        saliency: np.ndarray | None,
+        patch_size: int,
+        max_num_patches: int,
+        seed: int,
+    ) -> dict[str, torch.Tensor]:
+        """Tokenize one image.
+
+        Args:
+            pixels: (H, W) grey or (H, W, 3) uint8.
+            saliency: (H, W) bool, needed by `charm-saliency` only.
+            patch_size, max_num_patches: side of a token, length of the sequence.
+            seed: of the draw.
+
+        Returns:
+            `pixel_values` (L, C·P·P) uint8, C as in `pixels`; `scale_ids` (L,); `patch_positions` (L, 2);
+            `spatial_shapes` (num_scales, 2).
+        """
+        image = Image.fromarray(pixels)
+        if self.prepare is not None:
+            side = patch_size * math.isqrt(max_num_patches)
+            image = self.prepare(image, side, np.random.default_rng(seed))
+        length = UNLIMITED if self.is_native or self.prepare is not None else max_num_patches
+        processor = CharmImageProcessor(
+            patch_size=patch_size,
+            num_scales=self.num_scales,
+            max_num_patches=length,
+            do_rescale=False,
+            do_normalize=False,
+            seed=seed,
+            **self.parameters,
+        )
+        maps = saliency if self.parameters.get("patch_selection") == "saliency" else None
+        tokens = {name: value[0] for name, value in processor(image, saliency_maps=maps).items()}
+        values = tokens["pixel_values"]
+        if pixels.ndim == 2:
+            values = values[:, : patch_size**2]
+        del tokens["pixel_attention_mask"]
+        return {**tokens, "pixel_values": values.round().clamp(0, 255).to(torch.uint8)}
+
+
+def _charm(name: str, selection: str, num_scales: int = 2) -> Tokenization:
+    parameters = {"patch_selection": selection}
+    return Tokenization(name, num_scales, is_random=selection == "random", parameters=parameters)
+
+
+TOKENIZATIONS = {
+    item.name: item
+    for item in (
+        Tokenization("squash", prepare=squash),
+        Tokenization("centre-crop", prepare=centre_crop),
+        Tokenization("random-crop", prepare=random_crop, is_random=True),
+        Tokenization("pad-to-square", prepare=pad_to_square),
+        Tokenization("kept-aspect"),
+        Tokenization("native", is_native=True),
+        _charm("charm-frequency", "frequency"),
+        _charm("charm-gradient", "gradient"),
+        _charm("charm-entropy", "entropy"),
+        _charm("charm-saliency", "saliency"),
+        _charm("charm-random", "random"),
+        _charm("charm-3-frequency", "frequency", num_scales=3),
+        _charm("charm-3-random", "random", num_scales=3),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What is compared: the tokenization in training, and in evaluation."""
+
+    name: str
+    train: str
+    evaluate: str
+    title: str
+
+
+ARMS = {
+    arm.name: arm
+    for arm in (
+        Arm("native", "native", "native", "all native tokens (expensive bound)"),
+        Arm("squash", "squash", "squash", "resize, squashed to a square"),
+        Arm("centre-crop", "centre-crop", "centre-crop", "resize + centre crop"),
+        Arm("random-crop", "random-crop", "centre-crop", "resize + random crop (centre in evaluation)"),
+        Arm("pad-to-square", "pad-to-square", "pad-to-square", "resize, padded to a square"),
+        Arm("kept-aspect", "kept-aspect", "kept-aspect", "resize at kept aspect ratio (NaFlex-like)"),
+        Arm("charm-random", "charm-random", "charm-random", "Charm, random"),
+        Arm("charm-frequency", "charm-frequency", "charm-frequency", "Charm, frequency"),
+        Arm("charm-gradient", "charm-gradient", "charm-gradient", "Charm, gradient"),
+        Arm("charm-entropy", "charm-entropy", "charm-entropy", "Charm, entropy"),
+        Arm("charm-saliency", "charm-saliency", "charm-saliency", "Charm, saliency (true map)"),
+        Arm("charm-recipe", "charm-random", "charm-frequency", "Charm, random in training, frequency in evaluation"),
+        Arm("charm-3-recipe", "charm-3-random", "charm-3-frequency", "the same with three scales"),
+    )
+}

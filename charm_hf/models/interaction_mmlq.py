@@ -1,0 +1,204 @@
+"""The layers in which learnable queries read features: attention, replaceable layers, interaction blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers.activations import ACT2FN
+
+from .configuration_mmlq import MmlqConfig
+from .modeling_charm import on_its_device
+
+
+def folded_attention(
+    query: torch.Tensor,
+    features: torch.Tensor,
+    key: nn.Linear,
+    value: nn.Linear,
+    mask: torch.Tensor | None = None,
+    dropout: float = 0.0,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attend from few queries to many features, without projecting the features.
+
+    What is usually computed, `softmax(q · (W_k f + b_k)) (W_v f + b_v)`, is the same with `W_k` applied to the query
+    and `W_v` to the mean of the features: two projections of some queries instead of hundreds of features.
+
+    Args:
+        query: (B, heads, Q, head_dim), already scaled.
+        features: (B, S, width).
+        key: projects features to (heads · head_dim).
+        value: the same.
+        mask: (B, S), true for features that count; all of them if not given.
+        dropout: probability of dropping an attention weight.
+
+    Returns:
+        (B, heads, Q, head_dim) and the attention weights (B, heads, Q, S).
+    """
+    heads, head_dim = query.shape[1], query.shape[3]
+    with on_its_device(key):
+        folded = torch.einsum("bhqe,hef->bhqf", query, key.weight.unflatten(0, (heads, head_dim)))
+        bias = torch.einsum("bhqe,he->bhq", query, key.bias.unflatten(0, (heads, head_dim)))
+    # Heads and queries are one dimension here: a broadcast product would copy the features for each head.
+    scores = (folded.flatten(1, 2) @ features.transpose(1, 2)).unflatten(1, (heads, -1)) + bias[..., None]
+    if mask is not None:
+        scores = scores.masked_fill(~mask[:, None, None], torch.finfo(scores.dtype).min)
+    weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = nn.functional.dropout(weights, dropout, training=dropout > 0)
+    mean = (weights.flatten(1, 2) @ features).unflatten(1, (heads, -1))
+    with on_its_device(value):
+        attended = torch.einsum("bhqf,hef->bhqe", mean, value.weight.unflatten(0, (heads, head_dim)))
+        attended = attended + weights.sum(-1, keepdim=True) * value.bias.unflatten(0, (heads, 1, head_dim))
+    return attended, weights
+
+
+class MmlqAttention(nn.Module):
+    """Multi-head attention of queries (B, Q, d) to features (B, S, feature_size)."""
+
+    def __init__(self, config: MmlqConfig, feature_size: int) -> None:
+        super().__init__()
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.dropout = config.attention_probs_dropout_prob
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.k_proj = nn.Linear(feature_size, config.hidden_size)
+        self.v_proj = nn.Linear(feature_size, config.hidden_size)
+        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(
+        self, queries: torch.Tensor, features: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Attended values (B, Q, d) and the weights (B, heads, Q, S); `mask` (B, S) is true for what counts."""
+        query = self.q_proj(queries).unflatten(-1, (-1, self.head_dim)).transpose(1, 2) * self.head_dim**-0.5
+        dropout = self.dropout if self.training else 0.0
+        attended, weights = folded_attention(query, features, self.k_proj, self.v_proj, mask, dropout)
+        return self.out_proj(attended.transpose(1, 2).flatten(2)), weights
+
+
+class MmlqSelfAttentionLayer(nn.Module):
+    """Queries (B, Q, d) attend to one another: pre-norm, with a residual."""
+
+    def __init__(self, config: MmlqConfig) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attention = MmlqAttention(config, config.hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, queries: torch.Tensor) -> torch.Tensor:
+        """(B, Q, d) to (B, Q, d)."""
+        normed = self.norm(queries)
+        return queries + self.dropout(self.attention(normed, normed)[0])
+
+
+class MmlqCrossAttentionLayer(nn.Module):
+    """Queries (B, Q, d) attend to one modality's features: pre-norm, with a residual."""
+
+    def __init__(self, config: MmlqConfig, feature_size: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attention = MmlqAttention(config, feature_size)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(
+        self,
+        queries: torch.Tensor,
+        features: torch.Tensor,
+        mask: torch.Tensor | None,
+        is_present: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Updated queries and attention weights; an image whose `is_present` (B,) is false keeps its queries."""
+        update, weights = self.attention(self.norm(queries), features, mask)
+        update = self.dropout(update)
+        if is_present is not None:
+            update = update * is_present[:, None, None]
+            weights = weights * is_present[:, None, None, None]
+        return queries + update, weights
+
+
+class MmlqFeedForwardLayer(nn.Module):
+    """Two linear layers on each query (B, Q, d): pre-norm, with a residual."""
+
+    def __init__(self, config: MmlqConfig) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, queries: torch.Tensor) -> torch.Tensor:
+        """(B, Q, d) to (B, Q, d)."""
+        return queries + self.dropout(self.fc2(self.activation(self.fc1(self.norm(queries)))))
+
+
+class MmlqReplaceableLayer(nn.Module):
+    """A layer over the queries of all modalities, in the arrangement that the configuration chooses.
+
+    Args:
+        arrangement: `"none"` (the queries pass through), `"shared"` (one layer, applied to each modality alone),
+            `"separate"` (a layer of its own for each) or `"joint"` (one layer over all queries together).
+        make_layer: builds one layer, (B, Q, d) to (B, Q, d).
+    """
+
+    def __init__(self, arrangement: str, modalities: Iterable[str], make_layer: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self.arrangement = arrangement
+        names = {"none": (), "separate": tuple(modalities)}.get(arrangement, (arrangement,))
+        self.layers = nn.ModuleDict({name: make_layer() for name in names})
+
+    def forward(self, queries: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Queries (B, Q, d) by modality, to the same."""
+        if self.arrangement == "none":
+            return queries
+        if self.arrangement == "joint":
+            sizes = [states.shape[1] for states in queries.values()]
+            joint = self.layers["joint"](torch.cat(list(queries.values()), dim=1))
+            return dict(zip(queries, joint.split(sizes, dim=1), strict=True))
+        shared = self.arrangement == "shared"
+        return {name: self.layers["shared" if shared else name](states) for name, states in queries.items()}
+
+
+@dataclass
+class MmlqFeatures:
+    """What the queries of one modality attend to.
+
+    Attributes:
+        states: (B, S, feature_size).
+        mask: (B, S), true for features that count; at least one of each image. `None`: all of them.
+        is_present: (B,), false for an image that has nothing in this modality. `None`: all have.
+    """
+
+    states: torch.Tensor
+    mask: torch.Tensor | None = None
+    is_present: torch.Tensor | None = None
+
+
+class MmlqInteractionBlock(nn.Module):
+    """A multi-modal interaction block: self-attention, cross-attention of each modality, feed-forward."""
+
+    def __init__(self, config: MmlqConfig) -> None:
+        super().__init__()
+        modalities = config.modalities
+        self.self_attention = MmlqReplaceableLayer(
+            config.self_attention, modalities, lambda: MmlqSelfAttentionLayer(config)
+        )
+        self.cross_attention = nn.ModuleDict(
+            {name: MmlqCrossAttentionLayer(config, config.feature_size(name)) for name in modalities}
+        )
+        self.feed_forward = MmlqReplaceableLayer(config.feed_forward, modalities, lambda: MmlqFeedForwardLayer(config))
+
+    def forward(
+        self, queries: dict[str, torch.Tensor], features: dict[str, MmlqFeatures]
+    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """Updated queries and cross-attention weights, both by modality; one without features keeps its queries."""
+        queries = dict(self.self_attention(queries))
+        attentions: dict[str, torch.Tensor] = {}
+        for name, given in features.items():
+            queries[name], attentions[name] = self.cross_attention[name](
+                queries[name], given.states, given.mask, given.is_present
+            )
+        return self.feed_forward(queries), attentions
+
+
+__all__ = ["MmlqFeatures", "MmlqInteractionBlock"]

@@ -1,0 +1,598 @@
+"""Multi-modal learnable queries: an aesthetic score from a photo and from what people said about it (ICME 2024)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_mmlq import ENCODER_NAMES, MmlqConfig
+from .encoders_mmlq import HUB_ARGUMENTS, build_encoder, find_encoder, load_encoder
+from .interaction_mmlq import MmlqFeatures, MmlqInteractionBlock
+from .modeling_charm import CheckpointMixin, distribution_moments, emd_loss, normalize_scores
+
+
+def drop_comments(has_comments: torch.Tensor, probability: float) -> torch.Tensor:
+    """Hide the comments of a random share of the images (B,), with torch's global generator as dropout does."""
+    return has_comments & (torch.rand(has_comments.shape, device=has_comments.device) >= probability)
+
+
+def extend_mask_to_features(mask: torch.Tensor | None, features: torch.Tensor) -> torch.Tensor:
+    """Turn a mask (B, L) of image tokens into one (B, S) of features (B, S, d), with CLS and registers in front."""
+    batch_size, length = features.shape[:2]
+    if mask is None:
+        return torch.ones(batch_size, length, dtype=torch.bool, device=features.device)
+    if mask.shape[0] != batch_size or mask.shape[1] > length:
+        raise ValueError(
+            f"A mask of shape {tuple(mask.shape)} does not fit features of shape {tuple(features.shape)}."
+        )
+    return nn.functional.pad(mask.bool(), (length - mask.shape[1], 0), value=True)
+
+
+def uncover_empty_rows(mask: torch.Tensor) -> torch.Tensor:
+    """Show everything in the rows (B, T) that hide everything: attention to nothing is NaN. They must not be used."""
+    mask = mask.bool()
+    return mask | ~mask.any(dim=1, keepdim=True)
+
+
+@dataclass
+class MmlqModelOutput(ModelOutput):
+    """What [`MmlqModel`] returns; Q is the number of visual and textual queries together.
+
+    Attributes:
+        last_hidden_state: (B, Q, d) after the final layernorm, the visual queries in front.
+        pooler_output: (B, 2d) the mean of the visual beside that of the textual queries; (B, d) with one modality.
+        hidden_states: (B, Q, d) before the first block and after each, when asked for.
+        visual_attentions: (B, heads, visual queries, S) of each block, when asked for: where in the image they look.
+        textual_attentions: (B, heads, textual queries, T) of each block, when asked for; zero without comments.
+    """
+
+    last_hidden_state: torch.Tensor | None = None
+    pooler_output: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    visual_attentions: tuple[torch.Tensor, ...] | None = None
+    textual_attentions: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
+class MmlqAestheticOutput(ModelOutput):
+    """What [`MmlqForAestheticScoring`] returns; the last five are those of [`MmlqModelOutput`].
+
+    Attributes:
+        loss: () if labels were given.
+        logits: (B, K) before the softmax.
+        scores: (B,) in the data set's own units.
+        normalized_scores: (B,) in [0, 1].
+        distribution: (B, K) probabilities of the bins `config.score_values`.
+        std: (B,) standard deviation of the distribution in the data set's own units.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    scores: torch.Tensor | None = None
+    normalized_scores: torch.Tensor | None = None
+    distribution: torch.Tensor | None = None
+    std: torch.Tensor | None = None
+    last_hidden_state: torch.Tensor | None = None
+    pooler_output: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    visual_attentions: tuple[torch.Tensor, ...] | None = None
+    textual_attentions: tuple[torch.Tensor, ...] | None = None
+
+
+class MmlqScoringHead(nn.Module):
+    """Pooled queries, (B, d) a modality, to the logits (B, K) of the score distribution."""
+
+    def __init__(self, config: MmlqConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size * len(config.modalities), config.hidden_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.out_proj = nn.Linear(config.hidden_size, config.num_labels)
+
+    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Predict the logits."""
+        return self.out_proj(self.dropout(self.activation(self.dense(pooled))))
+
+
+class MmlqPreTrainedModel(CheckpointMixin, PreTrainedModel):
+    """Initialization, loading and saving; the encoders may be left out of the saved weights."""
+
+    config_class = MmlqConfig
+    config: MmlqConfig
+    base_model_prefix = "mmlq"
+    main_input_name = "pixel_values"
+    input_modalities = ("image", "text")
+    _no_split_modules = ("MmlqInteractionBlock",)
+    # Of the encoders, that is: the queries' own attention is another, and the same under each of these.
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, nn.ParameterDict):
+            for queries in module.values():
+                init.normal_(queries, std=self.config.initializer_range)
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any, *model_args: Any, load_encoders: bool = True, **kwargs: Any
+    ) -> Any:
+        """Load a checkpoint, and the encoders from their own repositories if it leaves them out.
+
+        Args:
+            pretrained_model_name_or_path: a repository on the Hub or a folder.
+            model_args: as for every transformers model.
+            load_encoders: `False` does not fetch encoders: enough for features that were computed beforehand.
+            kwargs: as for every transformers model. `vision_repository` and `text_repository` say where the encoders
+                lie now, if no longer where the configuration says.
+
+        Raises:
+            OSError: if the checkpoint, or an encoder's, cannot be found.
+            ValueError: if weights are missing, unexpected or misshapen.
+        """
+        wants_info = kwargs.pop("output_loading_info", False)
+        where = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
+        model, info = super().from_pretrained(
+            pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
+        )
+        if load_encoders:
+            model.base_model.load_encoders(**where)
+        model.base_model.freeze_encoders()  # loading makes new parameters, which ask for gradients
+        return (model, info) if wants_info else model
+
+    @classmethod
+    def from_encoders(
+        cls,
+        vision: str | os.PathLike | PreTrainedModel | PretrainedConfig | None,
+        text: str | os.PathLike | PreTrainedModel | PretrainedConfig | None,
+        *,
+        vision_revision: str | None = None,
+        text_revision: str | None = None,
+        dataset: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Build a model on two pretrained encoders; queries, blocks and head start at random.
+
+        Args:
+            vision: repository or local folder of a vision encoder (of a CLIP or a Charm checkpoint, the part that sees
+                is taken), such a model, or its configuration (random weights). `None`: no visual queries.
+            text: the same of a text encoder. `None`: no textual queries.
+            vision_revision: branch, tag or commit; the commit that it stands for is noted in the configuration.
+            text_revision: the same for the text encoder.
+            dataset: take the bins and the score range from the preset of a published dataset.
+            kwargs: for [`MmlqConfig`]; and `cache_dir`, `token`, `local_files_only` … for the Hub.
+
+        Raises:
+            OSError: if an encoder cannot be found.
+            ValueError: if it lacks weights.
+
+        Example:
+            >>> from transformers import BertConfig, ViTConfig
+            >>> from charm_hf import MmlqForAestheticScoring
+            >>> tiny = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
+            >>> model = MmlqForAestheticScoring.from_encoders(ViTConfig(**tiny), BertConfig(**tiny), **tiny)
+            >>> model.config.num_visual_queries
+            2
+        """
+        where = {name: kwargs.pop(name) for name in HUB_ARGUMENTS if name in kwargs}
+        vision_model, repository, commit = find_encoder(vision, vision_revision, "vision_config", **where)
+        fields: dict[str, Any] = {"vision_repository": repository, "vision_revision": commit}
+        fields |= {"num_visual_queries": 0} if vision_model is None else {"vision_config": vision_model.config}
+        text_model, repository, commit = find_encoder(text, text_revision, "text_config", **where)
+        fields |= {"text_repository": repository, "text_revision": commit}
+        fields |= {"num_textual_queries": 0} if text_model is None else {"text_config": text_model.config}
+        fields |= kwargs
+        config = MmlqConfig(**fields) if dataset is None else MmlqConfig.for_dataset(dataset, **fields)
+        return cls(config, vision_model=vision_model, text_model=text_model)
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike,
+        is_main_process: bool = True,
+        state_dict: dict[str, torch.Tensor] | None = None,
+        *,
+        include_encoders: bool | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Save the weights and the configuration.
+
+        Args:
+            save_directory: folder to write.
+            is_main_process: whether this process is the one that writes.
+            state_dict: weights to save instead of the model's own.
+            include_encoders: `False` leaves the encoders' weights out: loading then fetches them from the repositories
+                that the configuration names. `None`: as `config.encoders_in_checkpoint` says.
+            kwargs: as for every transformers model.
+
+        Raises:
+            ValueError: if an encoder cannot be left out (it was trained, or nothing says where it comes from), or
+                cannot be saved (it was never loaded).
+        """
+        if include_encoders is None:
+            include_encoders = self.config.encoders_in_checkpoint
+        self.base_model.check_encoders_for_saving(include_encoders)
+        self.config.encoders_in_checkpoint = include_encoders
+        if not include_encoders:
+            weights = self.state_dict() if state_dict is None else state_dict
+            encoders = {"vision_model", "text_model"}
+            state_dict = {key: value for key, value in weights.items() if not encoders & {*key.split(".")[:2]}}
+        super().save_pretrained(save_directory, is_main_process=is_main_process, state_dict=state_dict, **kwargs)
+
+
+class MmlqModel(MmlqPreTrainedModel):
+    """Two encoders, learnable queries, and the blocks in which the queries read the encoders' features.
+
+    Args:
+        config: the configuration.
+        vision_model: encoder to hold. If not given, it is built as the configuration says, unless
+            `config.encoders_in_checkpoint` is false: then [`~MmlqModel.load_encoders`] fetches it.
+        text_model: the same for the text encoder.
+    """
+
+    def __init__(
+        self,
+        config: MmlqConfig,
+        vision_model: PreTrainedModel | None = None,
+        text_model: PreTrainedModel | None = None,
+    ) -> None:
+        super().__init__(config)
+        self.vision_model = self._hold_encoder("visual", vision_model)
+        self.text_model = self._hold_encoder("textual", text_model)
+        self.queries = nn.ParameterDict(
+            {name: nn.Parameter(torch.empty(1, count, config.hidden_size)) for name, count in _count_queries(config)}
+        )
+        self.feature_norms = nn.ModuleDict({name: _feature_norm(name, config) for name in config.modalities})
+        self.blocks = nn.ModuleList([MmlqInteractionBlock(config) for _ in range(config.num_hidden_layers)])
+        self.final_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.freeze_encoders()
+        self.post_init()
+
+    def _hold_encoder(self, modality: str, encoder: PreTrainedModel | None) -> PreTrainedModel | None:
+        if modality not in self.config.modalities:
+            return None
+        tower = f"{ENCODER_NAMES[modality]}_config"
+        if encoder is None and self.config.encoders_in_checkpoint:
+            encoder = build_encoder(getattr(self.config, tower))
+        if encoder is not None:
+            setattr(self.config, tower, encoder.config)  # one object, so that changes reach the encoder
+        return encoder
+
+    def _encoders(self) -> list[tuple[PreTrainedModel, bool]]:
+        """The encoders held, each with whether it is frozen."""
+        pairs = (
+            (self.vision_model, self.config.freeze_vision_model),
+            (self.text_model, self.config.freeze_text_model),
+        )
+        return [(encoder, frozen) for encoder, frozen in pairs if encoder is not None]
+
+    def freeze_encoders(self) -> None:
+        """Switch gradients off in the encoders that the configuration freezes, and on in the others."""
+        for encoder, frozen in self._encoders():
+            for name, parameter in encoder.named_parameters():
+                # Nothing here reads a pooling layer: it would be waited for in data-parallel training.
+                parameter.requires_grad_(not frozen and "pooler" not in name)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> MmlqModel:
+        """Switch the training mode of the queries; frozen encoders stay in evaluation mode."""
+        super().train(mode)
+        for encoder, frozen in self._encoders():
+            if frozen:
+                encoder.eval()
+        return self
+
+    def load_encoders(self, **hub_arguments: Any) -> None:
+        """Fetch the encoders that are not held, from the repositories that the configuration names.
+
+        Args:
+            hub_arguments: `cache_dir`, `token`, `local_files_only` …
+
+        Raises:
+            OSError: if a repository cannot be reached.
+            ValueError: if the configuration does not name one, or it lacks weights.
+        """
+        for name in (ENCODER_NAMES[modality] for modality in self.config.modalities):
+            if getattr(self, f"{name}_model") is not None:
+                continue
+            repository = getattr(self.config, f"{name}_repository")
+            revision = getattr(self.config, f"{name}_revision")
+            if repository is None:
+                raise ValueError(f"The model holds no {name} encoder, and `config.{name}_repository` names none.")
+            config = getattr(self.config, f"{name}_config")
+            encoder = load_encoder(repository, revision, config, f"{name}_config", dtype=self.dtype, **hub_arguments)
+            setattr(self, f"{name}_model", encoder.to(self.device))
+            setattr(self.config, f"{name}_config", encoder.config)
+        self.freeze_encoders()
+
+    def drop_encoders(self) -> None:
+        """Let go of the encoders: enough for training on features, and a tenth of the memory.
+
+        Raises:
+            ValueError: if they could not be found again.
+        """
+        self.check_encoders_for_saving(include=False)
+        self.vision_model = self.text_model = None
+        self.config.encoders_in_checkpoint = False
+
+    def check_encoders_for_saving(self, include: bool) -> None:
+        """Raise `ValueError` if the encoders cannot be saved (`include`) or left out (not `include`)."""
+        for name in (ENCODER_NAMES[modality] for modality in self.config.modalities):
+            if include and getattr(self, f"{name}_model") is None:
+                raise ValueError(
+                    f"The {name} encoder was not loaded, so its weights cannot be saved: call `load_encoders()` first "
+                    "or pass `include_encoders=False`."
+                )
+            if not include and not getattr(self.config, f"freeze_{name}_model"):
+                raise ValueError(f"The {name} encoder is trained (`freeze_{name}_model=False`): it must be saved.")
+            if not include and getattr(self.config, f"{name}_repository") is None:
+                raise ValueError(
+                    f"Without its weights the {name} encoder could not be found again: set `config.{name}_repository` "
+                    f"and `config.{name}_revision`, or build the model with `from_encoders` from repositories."
+                )
+
+    def encode_images(
+        self, pixel_values: torch.Tensor, pixel_attention_mask: torch.Tensor | None = None, **vision_inputs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Give the visual features (B, S, d_v) and their mask (B, S) for what the image processor returns."""
+        if self.vision_model is None:
+            raise ValueError("The model holds no vision encoder: pass `vision_features`, or call `load_encoders()`.")
+        inputs = {**vision_inputs, "pixel_attention_mask": pixel_attention_mask}
+        inputs = {name: value for name, value in inputs.items() if value is not None}
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_vision_model):
+            features = self.vision_model(pixel_values=pixel_values, **inputs).last_hidden_state
+        if features.ndim != 3:
+            raise ValueError(
+                f"{type(self.vision_model).__name__} gives features of shape {tuple(features.shape)}, expected "
+                "(batch, tokens, width): queries can only read an encoder of tokens."
+            )
+        return features, extend_mask_to_features(pixel_attention_mask, features)
+
+    def encode_comments(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Give the textual features (B, T, d_t) and their mask (B, T); in a row of padding only they mean nothing."""
+        if self.text_model is None:
+            raise ValueError("The model holds no text encoder: pass `text_features`, or call `load_encoders()`.")
+        vocabulary = self.config.text_config.vocab_size
+        if not torch.compiler.is_compiling() and int(input_ids.max()) >= vocabulary:
+            raise ValueError(
+                f"Token {int(input_ids.max())} does not exist in the text encoder's vocabulary of {vocabulary}: the "
+                "tokenizer belongs to another encoder."
+            )
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        inputs = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_text_model):
+            features = self.text_model(
+                input_ids=input_ids, attention_mask=uncover_empty_rows(mask).to(input_ids), **inputs
+            ).last_hidden_state
+        return features, mask.bool()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        pixel_attention_mask: torch.Tensor | None = None,
+        scale_ids: torch.Tensor | None = None,
+        patch_positions: torch.Tensor | None = None,
+        spatial_shapes: torch.Tensor | None = None,
+        vision_features: torch.Tensor | None = None,
+        vision_attention_mask: torch.Tensor | None = None,
+        text_features: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> MmlqModelOutput:
+        """Let the queries read a batch of photos and their comments.
+
+        Args:
+            pixel_values: what the image processor gives; for Charm with `pixel_attention_mask`, `scale_ids`,
+                `patch_positions` and `spatial_shapes`.
+            input_ids: (B, T) tokens of the comments, with `attention_mask` and `token_type_ids`. An image whose mask
+                is all zero has no comments. `None`: no image of the batch has any.
+            vision_features: (B, S, d_v) with `vision_attention_mask` (B, S), instead of the pixels: the result of
+                [`~MmlqModel.encode_images`].
+            text_features: (B, T, d_t) with `attention_mask`, instead of `input_ids`: the result of
+                [`~MmlqModel.encode_comments`].
+            output_hidden_states: give the queries after every block, too.
+            output_attentions: give the attention weights of every block, too.
+
+        Raises:
+            ValueError: if there is no image, or if tokens are not of the text encoder's vocabulary.
+        """
+        with_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        with_attentions = self.config.output_attentions if output_attentions is None else output_attentions
+        features: dict[str, MmlqFeatures] = {}
+        if "visual" in self.queries:
+            if vision_features is None:
+                if pixel_values is None:
+                    raise ValueError("Every image needs `pixel_values` or `vision_features`, got neither.")
+                vision_features, vision_attention_mask = self.encode_images(
+                    pixel_values,
+                    pixel_attention_mask,
+                    scale_ids=scale_ids,
+                    patch_positions=patch_positions,
+                    spatial_shapes=spatial_shapes,
+                )
+            features["visual"] = self._prepare("visual", vision_features, vision_attention_mask)
+        if "textual" in self.queries:
+            if text_features is None and input_ids is not None:
+                text_features, attention_mask = self.encode_comments(input_ids, attention_mask, token_type_ids)
+            if text_features is not None:
+                features["textual"] = self._prepare("textual", text_features, attention_mask)
+        batch = next((given.states for given in features.values()), pixel_values)
+        if batch is None:
+            raise ValueError("Got neither an image nor a comment.")
+        return self._interact(self._start(features, len(batch)), features, bool(with_states), bool(with_attentions))
+
+    def _prepare(self, modality: str, states: torch.Tensor, mask: torch.Tensor | None) -> MmlqFeatures:
+        """Bring a modality's features (B, S, width) and their mask (B, S) into the form that the blocks read."""
+        states = self.feature_norms[modality](states.to(self.queries[modality].dtype))
+        is_present = None
+        if modality == "textual":
+            mask = torch.ones(states.shape[:2], device=states.device) if mask is None else mask
+            is_present = mask.bool().any(dim=1)
+            mask = uncover_empty_rows(mask)
+            if self.training and self.config.comment_dropout > 0:
+                is_present = drop_comments(is_present, self.config.comment_dropout)
+        return MmlqFeatures(states, None if mask is None else mask.bool(), is_present)
+
+    def _start(self, features: dict[str, MmlqFeatures], batch_size: int) -> dict[str, torch.Tensor]:
+        """Queries (B, Q, d) of each modality before the first block."""
+        queries = {name: self.queries[name].expand(batch_size, -1, -1) for name in self.config.modalities}
+        if "textual" in queries:
+            unread = self.queries["no_comment"].expand(batch_size, -1, -1)
+            given = features["textual"].is_present if "textual" in features else None
+            queries["textual"] = (
+                unread if given is None else torch.where(given[:, None, None], queries["textual"], unread)
+            )
+        return queries
+
+    def _interact(
+        self,
+        queries: dict[str, torch.Tensor],
+        features: dict[str, MmlqFeatures],
+        with_states: bool,
+        with_attentions: bool,
+    ) -> MmlqModelOutput:
+        hidden_states = [torch.cat(list(queries.values()), dim=1)]
+        attentions: dict[str, list[torch.Tensor]] = {modality: [] for modality in features}
+        for block in self.blocks:
+            queries, weights = block(queries, features)
+            if with_states:
+                hidden_states.append(torch.cat(list(queries.values()), dim=1))
+            if with_attentions:
+                for modality, weight in weights.items():
+                    attentions[modality].append(weight)
+        queries = {modality: self.final_norm(states) for modality, states in queries.items()}
+        return MmlqModelOutput(
+            last_hidden_state=torch.cat(list(queries.values()), dim=1),
+            pooler_output=torch.cat([states.mean(dim=1) for states in queries.values()], dim=-1),
+            hidden_states=tuple(hidden_states) if with_states else None,
+            visual_attentions=tuple(attentions["visual"]) if attentions.get("visual") else None,
+            textual_attentions=tuple(attentions["textual"]) if attentions.get("textual") else None,
+        )
+
+
+def _feature_norm(modality: str, config: MmlqConfig) -> nn.Module:
+    # Text encoders end in a layernorm of their own; CLIP's patch features do not.
+    if modality == "textual":
+        return nn.Identity()
+    return nn.LayerNorm(config.feature_size(modality), eps=config.layer_norm_eps)
+
+
+def _count_queries(config: MmlqConfig) -> list[tuple[str, int]]:
+    """Names and numbers of the learnable queries; `no_comment` replaces the textual ones where there is no text."""
+    counts = [(name, config.num_queries(name)) for name in config.modalities]
+    return counts + [("no_comment", count) for name, count in counts if name == "textual"]
+
+
+class MmlqForAestheticScoring(MmlqPreTrainedModel):
+    """[`MmlqModel`] with a head that predicts the distribution of the ratings.
+
+    Args:
+        config: the configuration.
+        vision_model: see [`MmlqModel`]; [`~MmlqPreTrainedModel.from_encoders`] is the usual way.
+        text_model: the same for the text encoder.
+    """
+
+    def __init__(
+        self,
+        config: MmlqConfig,
+        vision_model: PreTrainedModel | None = None,
+        text_model: PreTrainedModel | None = None,
+    ) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.mmlq = MmlqModel(config, vision_model, text_model)
+        self.head = MmlqScoringHead(config)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        pixel_attention_mask: torch.Tensor | None = None,
+        scale_ids: torch.Tensor | None = None,
+        patch_positions: torch.Tensor | None = None,
+        spatial_shapes: torch.Tensor | None = None,
+        vision_features: torch.Tensor | None = None,
+        vision_attention_mask: torch.Tensor | None = None,
+        text_features: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> MmlqAestheticOutput:
+        """Score a batch of photos, with their comments where there are any; the inputs are those of [`MmlqModel`].
+
+        Args:
+            labels: (B,) scores in the data set's own units, or (B, K) distributions over the bins (normalized to sum
+                1). Scores give the mean squared error of normalized scores, distributions the EMD loss (r = 2).
+
+        Raises:
+            ValueError: for labels of another shape, and as [`MmlqModel`].
+        """
+        outputs: MmlqModelOutput = self.mmlq(
+            pixel_values=pixel_values,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            pixel_attention_mask=pixel_attention_mask,
+            scale_ids=scale_ids,
+            patch_positions=patch_positions,
+            spatial_shapes=spatial_shapes,
+            vision_features=vision_features,
+            vision_attention_mask=vision_attention_mask,
+            text_features=text_features,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            return_dict=True,
+        )
+        logits = self.head(outputs.pooler_output)
+        distribution = logits.float().softmax(-1)  # a half-precision score has no third digit
+        scores, std = distribution_moments(distribution, torch.tensor(self.config.score_values, device=logits.device))
+        normalized_scores = normalize_scores(scores, self.config.score_range)
+        return MmlqAestheticOutput(
+            loss=None if labels is None else self._loss(distribution, normalized_scores, labels),
+            logits=logits,
+            scores=scores,
+            normalized_scores=normalized_scores,
+            distribution=distribution,
+            std=std,
+            **outputs,
+        )
+
+    def _loss(self, distribution: torch.Tensor, normalized_scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        batch_size, bins = distribution.shape
+        labels = labels.to(distribution)
+        if labels.shape == (batch_size,):
+            return nn.functional.mse_loss(normalized_scores, normalize_scores(labels, self.config.score_range))
+        if labels.shape == (batch_size, bins):
+            return emd_loss(distribution, labels / labels.sum(-1, keepdim=True))
+        raise ValueError(
+            f"`labels` must be ({batch_size},) scores or ({batch_size}, {bins}) distributions, got "
+            f"{tuple(labels.shape)}."
+        )
+
+
+__all__ = ["MmlqForAestheticScoring", "MmlqModel", "MmlqPreTrainedModel"]

@@ -1,0 +1,235 @@
+"""Photos and what people said about them, in one call, as a multi-modal learnable queries model takes them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoImageProcessor, AutoTokenizer, PretrainedConfig
+from transformers.image_processing_utils import BatchFeature
+from transformers.processing_utils import ProcessorMixin
+from transformers.utils import TensorType, logging
+
+from .configuration_charm import save_code_files
+from .configuration_mmlq import AUTO_MAP
+from .encoders_mmlq import HUB_ARGUMENTS
+from .image_loading_charm import load_image
+
+
+logger = logging.get_logger(__name__)
+
+# BERT's, and the paper's.
+MAX_TEXT_LENGTH = 512
+
+
+def batch_comments(comments: Any, num_images: int, is_single: bool) -> list[list[str]]:
+    """Bring comments into one list a photo, without those that are empty or blank.
+
+    Args:
+        comments: for each photo a list of strings, one string or `None`. For a single photo also just its list.
+        num_images: number of photos.
+        is_single: whether the photo was given alone instead of in a list.
+
+    Raises:
+        ValueError: if the lists are not as many as the photos, or a comment is no string; the message says which.
+    """
+    if isinstance(comments, str) or not isinstance(comments, Sequence):
+        if not is_single:
+            raise ValueError(f"`comments` must be a list with one list of strings a photo, got {comments!r:.80}.")
+        comments = [comments]
+    elif is_single and not any(isinstance(entry, (list, tuple)) for entry in comments):
+        comments = [comments]
+    if len(comments) != num_images:
+        raise ValueError(
+            f"Got comments for {len(comments)} photos and {num_images} photos: `comments` must hold one list of "
+            "strings a photo, an empty one where there are none."
+        )
+    return [_comments_of_photo(entry, index) for index, entry in enumerate(comments)]
+
+
+def _comments_of_photo(entry: Any, index: int) -> list[str]:
+    if entry is None:
+        return []
+    if isinstance(entry, str):
+        entry = [entry]
+    if not isinstance(entry, Sequence):
+        raise ValueError(f"The comments of photo {index} must be a list of strings, got {entry!r:.80}.")
+    for position, comment in enumerate(entry):
+        if not isinstance(comment, str):
+            raise ValueError(
+                f"Comment {position} of photo {index} must be a string, got {type(comment).__name__}: {comment!r:.80}."
+            )
+    return [comment for comment in entry if comment.strip()]
+
+
+def check_tokenizer(tokenizer: Any, text_config: PretrainedConfig) -> None:
+    """Check that a tokenizer can belong to a text encoder.
+
+    Raises:
+        ValueError: if it knows tokens that the encoder has no embedding for, pads with another token, or cannot pad.
+    """
+    if tokenizer.pad_token_id is None:
+        raise ValueError("The tokenizer has no padding token, which batches of comments need.")
+    if len(tokenizer) > text_config.vocab_size:
+        raise ValueError(
+            f"The tokenizer has {len(tokenizer)} tokens and the text encoder ({text_config.model_type}) embeds "
+            f"{text_config.vocab_size}: it belongs to another encoder."
+        )
+    pad_token_id = getattr(text_config, "pad_token_id", None)
+    if pad_token_id is not None and pad_token_id != tokenizer.pad_token_id:
+        raise ValueError(
+            f"The tokenizer pads with token {tokenizer.pad_token_id} and the text encoder ({text_config.model_type}) "
+            f"with {pad_token_id}: it belongs to another encoder."
+        )
+
+
+class MmlqProcessor(ProcessorMixin):
+    r"""Prepare photos and their comments for [`MmlqForAestheticScoring`].
+
+    All comments of a photo are joined and cut off at `max_text_length` tokens. A photo without any gets an attention
+    mask of zeros, which the model reads as "no comments".
+
+    Args:
+        image_processor: the vision encoder's; [`CharmImageProcessor`] for a Charm encoder.
+        tokenizer: the text encoder's.
+        max_text_length (`int`, defaults to 512): number of tokens kept, special ones included.
+        comment_separator (`str`, defaults to one space): what stands between two comments.
+    """
+
+    def __init__(
+        self,
+        image_processor: Any,
+        tokenizer: Any,
+        max_text_length: int = MAX_TEXT_LENGTH,
+        comment_separator: str = " ",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(image_processor, tokenizer, **kwargs)
+        if max_text_length < 3:
+            raise ValueError(f"`max_text_length` must be at least 3, got {max_text_length}.")
+        self.max_text_length = max_text_length
+        self.comment_separator = comment_separator
+
+    @classmethod
+    def from_encoders(
+        cls, vision: str | os.PathLike, text: str | os.PathLike, *, square: bool = True, **kwargs: Any
+    ) -> MmlqProcessor:
+        """Take the image processor and the tokenizer of two pretrained encoders.
+
+        Args:
+            vision: repository or local folder of the vision encoder.
+            text: the same of the text encoder.
+            square: squeeze the whole photo into the encoder's square, as the paper does, instead of cutting out its
+                middle. Image processors that do not crop, such as Charm's, stay as they are.
+            kwargs: for the constructor, and `cache_dir`, `token`, `local_files_only` … for the Hub.
+        """
+        where = {name: kwargs.pop(name) for name in HUB_ARGUMENTS if name in kwargs}
+        image_processor = AutoImageProcessor.from_pretrained(vision, **where)
+        if square and getattr(image_processor, "do_center_crop", False):
+            crop = image_processor.crop_size
+            image_processor.size = {"height": crop["height"], "width": crop["width"]}
+            image_processor.do_center_crop = False
+        return cls(image_processor, AutoTokenizer.from_pretrained(text, **where), **kwargs)
+
+    def __call__(
+        self,
+        images: Any,
+        comments: Any = None,
+        return_tensors: str | TensorType | None = "pt",
+        max_text_length: int | None = None,
+        return_num_truncated_tokens: bool = False,
+        **images_kwargs: Any,
+    ) -> BatchFeature:
+        """Prepare one photo or a list of photos.
+
+        Args:
+            images: a path, URL, encoded bytes, PIL image or array, or a list of these.
+            comments: one list of strings a photo; `None` or an empty list for a photo without any. Blank comments
+                do not count. `None` instead of the whole: no photo has comments.
+            return_tensors: `"pt"` or `"np"`.
+            max_text_length: for this call only.
+            return_num_truncated_tokens: return the number of tokens that were cut off, too.
+            images_kwargs: for the image processor.
+
+        Returns:
+            what the image processor gives; unless `comments` is `None`, `input_ids` and `attention_mask` (B, T) and
+            what else the tokenizer gives; `num_truncated_tokens` (B,) if asked for.
+
+        Raises:
+            ValueError: if the comments are not as many as the photos or not strings, or a photo cannot be read.
+        """
+        is_single = not isinstance(images, (list, tuple)) and getattr(images, "ndim", 3) != 4
+        photos = [images] if is_single else list(images)
+        features = dict(self.image_processor(self._read(photos), return_tensors=return_tensors, **images_kwargs))
+        if comments is not None:
+            texts = batch_comments(comments, len(photos), is_single)
+            features |= self.tokenize_comments(texts, max_text_length, return_tensors)
+            if not return_num_truncated_tokens:
+                del features["num_truncated_tokens"]
+        return BatchFeature(features)
+
+    def _read(self, photos: list[Any]) -> list[Any]:
+        if "patch_positions" in self.image_processor.model_input_names:  # Charm's reads by itself, at a reduced size
+            return photos
+        return [photo if isinstance(photo, (np.ndarray, torch.Tensor)) else load_image(photo) for photo in photos]
+
+    def tokenize_comments(
+        self,
+        comments: Sequence[Sequence[str]],
+        max_text_length: int | None = None,
+        return_tensors: str | TensorType | None = "pt",
+    ) -> BatchFeature:
+        """Join the comments of each photo into one text and tokenize it.
+
+        Args:
+            comments: one list of strings a photo.
+            max_text_length: `None` takes the processor's own.
+            return_tensors: `"pt"` or `"np"`.
+
+        Returns:
+            `input_ids` and `attention_mask` (B, T), whose rows are zero for photos without comments;
+            `num_truncated_tokens` (B,), which were cut off and are reported as a warning.
+        """
+        limit = max_text_length or self.max_text_length
+        texts = [self.comment_separator.join(comment for comment in entry if comment.strip()) for entry in comments]
+        encoded = self.tokenizer(texts, truncation=False, verbose=False)
+        lost = [max(0, len(tokens) - limit) for tokens in encoded["input_ids"]]
+        if any(lost):
+            encoded = self.tokenizer(texts, truncation=True, max_length=limit)
+            logger.warning(
+                f"The comments of {sum(map(bool, lost))} of {len(lost)} photos are longer than {limit} tokens: "
+                f"{sum(lost)} tokens were cut off."
+            )
+        for row, text in enumerate(texts):
+            if not text:
+                encoded["attention_mask"][row] = [0] * len(encoded["attention_mask"][row])
+        padded = self.tokenizer.pad(encoded, padding=True, return_attention_mask=True)
+        return BatchFeature({**padded, "num_truncated_tokens": lost}, tensor_type=return_tensors)
+
+    def check_text_encoder(self, text_config: PretrainedConfig) -> None:
+        """Raise `ValueError` if the tokenizer cannot belong to the text encoder of this configuration."""
+        check_tokenizer(self.tokenizer, text_config)
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """Names of what the processor can return for the model."""
+        names = [*self.image_processor.model_input_names, *self.tokenizer.model_input_names]
+        return list(dict.fromkeys(names))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Serialize the parameters; `auto_map` points at the code that travels with a checkpoint."""
+        output = super().to_dict()
+        output["auto_map"] = {"AutoProcessor": AUTO_MAP["AutoProcessor"]}
+        return output
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> Any:
+        """Write the tokenizer, the parameters of both parts, and the code that reads them."""
+        os.makedirs(save_directory, exist_ok=True)
+        save_code_files(save_directory, __file__)
+        return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+
+
+__all__ = ["MmlqProcessor"]

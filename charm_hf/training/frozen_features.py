@@ -1,0 +1,274 @@
+"""Features of frozen encoders, computed once for a dataset, so that an epoch costs the queries only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from datasets import Dataset
+from PIL import Image
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from charm_hf.models.modeling_mmlq import MmlqForAestheticScoring
+from charm_hf.models.processing_mmlq import MmlqProcessor
+from charm_hf.models.provenance_charm import digest_weights
+from charm_hf.training.feature_store import FeatureStore
+from charm_hf.training.loading import derive_seed
+from charm_hf.training.mmlq import MmlqDataCollator, choose_comments
+
+
+# Photos or texts in one file of a store: what is lost when the computation is stopped.
+SHARD_SIZE = 256
+
+
+class FrozenFeatures:
+    """What the frozen encoders of a model say about photos and comments, on disk.
+
+    The features belong to the weights of the encoders, to the processor and to the precision: a folder that was filled
+    with others is refused. Photos go by their `image_id`, comments by their text.
+
+    Args:
+        folder: made if it does not exist; holds a store a modality.
+        model: its encoders must be frozen.
+        processor: the model's.
+        dtype: of the numbers on disk.
+
+    Raises:
+        ValueError: if the folder holds features of other encoders, or an encoder is to be trained.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        model: MmlqForAestheticScoring,
+        processor: MmlqProcessor,
+        dtype: str = "float16",
+    ) -> None:
+        config = model.config
+        if not (config.freeze_vision_model and config.freeze_text_model):
+            raise ValueError("Features cannot be computed beforehand while an encoder is trained along.")
+        self.processor, self.text_size = processor, config.feature_size("textual")
+        self.visual = self.textual = None
+        if (encoder := model.mmlq.vision_model) is not None:
+            key = {"encoder": digest_weights(encoder), "preprocessing": _describe(processor.image_processor.to_dict())}
+            self.visual = FeatureStore(Path(folder) / "visual", key, dtype)
+        if (encoder := model.mmlq.text_model) is not None:
+            key = {"encoder": digest_weights(encoder), "tokenizer": _describe_tokenizer(processor)}
+            self.textual = FeatureStore(Path(folder) / "textual", key, dtype)
+
+    def fill(
+        self,
+        model: MmlqForAestheticScoring,
+        dataset: Dataset,
+        accelerator: Accelerator,
+        *,
+        flips: bool = False,
+        max_comments: int | None = None,
+        seed: int = 0,
+        batch_size: int = 16,
+        num_workers: int = 0,
+    ) -> None:
+        """Compute what is missing for a dataset; the processes share the work, and what is there already stays.
+
+        Args:
+            model: with its encoders, on any device.
+            dataset: with `image`, `image_id` and perhaps `comments`.
+            accelerator: of the run; all processes call this together.
+            flips: for the mirrored photos, too.
+            max_comments, seed: as for [`FeatureDataset`].
+            batch_size: photos, or texts, a step.
+            num_workers: processes that read photos.
+
+        Raises:
+            RuntimeError: if a photo cannot be read; the message names it.
+        """
+        encoders = model.mmlq.to(accelerator.device).eval()
+        if self.visual is not None:
+            photos = _MissingPhotos(dataset, self.processor, self.visual, flips, accelerator)
+            loader = DataLoader(
+                photos,
+                batch_size,
+                collate_fn=_collate_named,
+                num_workers=num_workers,
+                generator=torch.Generator(),  # a loader draws a seed, and must not draw it from the global generator
+            )
+            _store(self.visual, loader, encoders.encode_images, accelerator, "Features of photos")
+        if self.textual is not None and "comments" in dataset.column_names:
+            texts = self._missing_texts(dataset, max_comments, seed)
+            own = texts[accelerator.process_index :: accelerator.num_processes]
+            batches = _TextBatches(own, self.processor, batch_size)
+            _store(self.textual, batches, encoders.encode_comments, accelerator, "Features of comments")
+        accelerator.wait_for_everyone()
+        for store in (self.visual, self.textual):
+            if store is not None:
+                store.refresh()
+
+    def _missing_texts(self, dataset: Dataset, max_comments: int | None, seed: int) -> list[list[str]]:
+        rows = dataset.select_columns(["image_id", "comments"])
+        chosen = (_comments_of(row, max_comments, seed) for row in rows)
+        assert self.textual is not None
+        missing = {name: said for said in chosen if (name := text_name(self.processor, said)) not in self.textual}
+        missing.pop(text_name(self.processor, []), None)
+        # Texts of like lengths share a batch, and the longest come first: if memory runs out, it does so at once.
+        return sorted(missing.values(), key=lambda said: -sum(map(len, said)))
+
+
+def photo_name(image_id: str, flipped: bool) -> str:
+    """Name of a photo in the store."""
+    return f"{image_id}|flipped" if flipped else image_id
+
+
+def text_name(processor: MmlqProcessor, comments: Sequence[str]) -> str:
+    """Name of a photo's comments in the store: equal texts have equal features, whatever photo they belong to."""
+    text = processor.comment_separator.join(comment for comment in comments if comment.strip())
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _comments_of(row: Mapping[str, Any], max_comments: int | None, seed: int) -> list[str]:
+    return choose_comments(row.get("comments") or [], max_comments, derive_seed(seed, "comments", row["image_id"]))
+
+
+def _describe(parameters: Mapping[str, Any]) -> str:
+    return json.dumps(parameters, sort_keys=True, default=str)
+
+
+def _describe_tokenizer(processor: MmlqProcessor) -> str:
+    vocabulary = json.dumps(processor.tokenizer.get_vocab(), sort_keys=True)
+    probe = processor.tokenizer(["Great light, Über-sharp! 3 o'clock…"])["input_ids"]
+    content = [vocabulary, probe, processor.max_text_length, processor.comment_separator]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+class _MissingPhotos(torch.utils.data.Dataset[tuple[str, dict[str, torch.Tensor]]]):
+    """Photos that a store does not hold yet: the share of one process."""
+
+    def __init__(
+        self, dataset: Dataset, processor: MmlqProcessor, store: FeatureStore, flips: bool, accelerator: Accelerator
+    ) -> None:
+        self.dataset, self.processor = dataset, processor
+        names = [
+            (photo_name(image_id, flipped), index, flipped)
+            for index, image_id in enumerate(dataset["image_id"])
+            for flipped in ((False, True) if flips else (False,))
+        ]
+        missing = [entry for entry in names if entry[0] not in store]
+        self.own = missing[accelerator.process_index :: accelerator.num_processes]
+
+    def __len__(self) -> int:
+        return len(self.own)
+
+    def __getitem__(self, place: int) -> tuple[str, dict[str, torch.Tensor]]:
+        name, index, flipped = self.own[place]
+        try:
+            image = self.dataset[index]["image"].convert("RGB")
+            if flipped:
+                image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            inputs = self.processor([image])
+        except Exception as error:
+            raise RuntimeError(f"Photo {name!r} (row {index}) cannot be used: {error}") from error
+        return name, {key: value[0] for key, value in inputs.items()}
+
+
+def _collate_named(
+    rows: Sequence[tuple[str, dict[str, torch.Tensor]]],
+) -> tuple[list[str], dict[str, torch.Tensor]]:
+    return [name for name, _ in rows], MmlqDataCollator()([inputs for _, inputs in rows])
+
+
+class _TextBatches:
+    """Texts, tokenized a batch at a time."""
+
+    def __init__(self, texts: Sequence[list[str]], processor: MmlqProcessor, batch_size: int) -> None:
+        self.texts, self.processor, self.batch_size = texts, processor, batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.texts) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[list[str], dict[str, torch.Tensor]]]:
+        for start in range(0, len(self.texts), self.batch_size):
+            batch = self.texts[start : start + self.batch_size]
+            inputs = dict(self.processor.tokenize_comments(batch))
+            inputs.pop("num_truncated_tokens")
+            yield [text_name(self.processor, said) for said in batch], inputs
+
+
+@torch.no_grad()
+def _store(
+    store: FeatureStore,
+    batches: Iterable[tuple[list[str], dict[str, torch.Tensor]]],
+    encode: Callable[..., tuple[torch.Tensor, torch.Tensor]],
+    accelerator: Accelerator,
+    description: str,
+) -> None:
+    names: list[str] = []
+    features: list[np.ndarray] = []
+    for batch_names, inputs in tqdm(batches, description, disable=not accelerator.is_local_main_process):
+        with accelerator.autocast():
+            states, mask = encode(**{key: value.to(accelerator.device) for key, value in inputs.items()})
+        names += batch_names
+        features += [rows[shown].float().cpu().numpy() for rows, shown in zip(states, mask, strict=True)]
+        if len(names) >= SHARD_SIZE:
+            store.append(names, features)
+            names, features = [], []
+    if names:
+        store.append(names, features)
+
+
+class FeatureDataset(torch.utils.data.Dataset[dict[str, Any]]):
+    """Features of a dataset's photos and comments, with their labels, in place of [`CommentedDataset`].
+
+    Items are asked for by `(epoch, index)`; what is random about one is drawn as for the photos themselves.
+
+    Args:
+        dataset: as `load_aesthetic_dataset` gives it.
+        features: filled for this dataset.
+        label: the column that the model is trained on, `"score"` or `"distribution"`.
+        flip: probability of taking the mirrored photo.
+        seed: of flips and of the choice of comments.
+        max_comments: show at most so many comments a photo; 0 none, `None` all.
+    """
+
+    collator = MmlqDataCollator()
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        features: FrozenFeatures,
+        label: str = "score",
+        flip: float = 0.0,
+        seed: int = 0,
+        max_comments: int | None = None,
+    ) -> None:
+        self.rows = dataset.remove_columns("image")  # or every row would decode its photo
+        self.features, self.label, self.flip, self.seed, self.max_comments = features, label, flip, seed, max_comments
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        """Look one photo up."""
+        epoch, index = key
+        row = self.rows[index]
+        item: dict[str, Any] = {"index": index, "scores": row["score"], "labels": row[self.label]}
+        if self.features.visual is not None:
+            flipped = self.flip > 0 and random.Random(derive_seed(self.seed, epoch, index)).random() < self.flip
+            item["vision_features"] = torch.from_numpy(self.features.visual[photo_name(row["image_id"], flipped)])
+            item["vision_attention_mask"] = torch.ones(len(item["vision_features"]), dtype=torch.long)
+        if self.features.textual is not None:
+            said = _comments_of(row, self.max_comments, self.seed)
+            is_said = any(comment.strip() for comment in said)
+            found = self.features.textual[text_name(self.features.processor, said)] if is_said else None
+            item["text_features"] = (
+                torch.zeros(1, self.features.text_size) if found is None else torch.from_numpy(found)
+            )
+            item["attention_mask"] = torch.full((len(item["text_features"]),), int(is_said))
+        return item

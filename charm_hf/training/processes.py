@@ -1,0 +1,67 @@
+"""One run, one folder: what keeps two processes from writing the same checkpoints."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+from typing import IO
+
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+LOCK_NAME = ".lock"
+_LAUNCHER_VARIABLES = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")
+_held: dict[Path, IO[str]] = {}
+
+
+def exit_with_launcher(poll_seconds: float = 0.5) -> None:
+    """End this process soon after `accelerate launch` or `torchrun`, which started it, is gone.
+
+    A launcher that is killed leaves its processes behind. They would go on writing into a folder that the next run
+    resumes from.
+    """
+    if not any(name in os.environ for name in _LAUNCHER_VARIABLES):
+        return
+    launcher = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == launcher:
+            time.sleep(poll_seconds)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="exit-with-launcher").start()
+
+
+def lock_folder(folder: Path, patience_seconds: float = 3.0) -> None:
+    """Keep a folder for this process as long as it lives.
+
+    Args:
+        folder: exists.
+        patience_seconds: how long to wait for another process to end, such as one whose launcher was killed just now.
+
+    Raises:
+        RuntimeError: if another process has the folder.
+    """
+    path = folder.resolve() / LOCK_NAME
+    if fcntl is None or path in _held:
+        return
+    file = path.open("w")
+    deadline = time.monotonic() + patience_seconds
+    while True:
+        try:
+            # A record lock: data workers do not inherit it, and so cannot hold it after their parent's death.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise RuntimeError(
+                    f"Another process is training into {folder}: wait for it, or end it first."
+                ) from error
+            time.sleep(0.2)
+        else:
+            _held[path] = file
+            return

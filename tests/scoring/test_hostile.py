@@ -1,0 +1,142 @@
+"""Whatever is given: one row each, with a score or a reason."""
+
+import csv
+import os
+import struct
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from charm_hf.scoring import Item, Scorer, ScoringOptions, load_checkpoint, score_images, tokenizing
+
+
+def png_header(width, height):
+    """A PNG that claims a size and has next to no content."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+
+
+@pytest.fixture
+def hostile(tmp_path, write_photo):
+    """Files by what is wrong with them, and what their reason must say; `None` where there is to be a score."""
+    folder = tmp_path / "hostile"
+    photo = write_photo(folder / "photo.jpg", 300, 200)
+    content = photo.read_bytes()
+    files = {
+        "bomb.png": (png_header(50_000, 50_000), "limit"),
+        "cut.jpg": (content[: len(content) // 2], "cannot be decoded"),
+        "header only.jpg": (content[:400], "header cannot be used"),
+        "lies.png": (png_header(300, 200), "cannot be"),
+        "text.jpg": (b"hello world", "not an image"),
+        "zero bytes.jpg": (b"", "zero bytes"),
+        "jpeg.png": (content, None),
+        "new\nline.jpg": (content, None),
+        'quote",comma.jpg': (content, None),
+        "=formula.jpg": (content, None),
+    }
+    expected = {str(photo): None}
+    for name, (data, reason) in files.items():
+        (folder / name).write_bytes(data)
+        expected[str(folder / name)] = reason
+    for name, size in {"1x1.png": (1, 1), "1x20000.png": (20_000, 1), "13x900.png": (13, 900)}.items():
+        Image.new("RGB", size, (9, 80, 200)).save(folder / name)
+        expected[str(folder / name)] = None
+    with open(os.path.join(os.fsencode(folder), b"latin-\xe9.jpg"), "wb") as file:
+        file.write(content)
+    expected[f"{folder}/latin-\\xe9.jpg"] = None
+    (folder / "gone.jpg").symlink_to("nowhere.jpg")
+    expected[f"{folder}/gone.jpg"] = "No such file"
+    return folder, expected
+
+
+@pytest.mark.parametrize("output", [None, "scores.csv"])
+def test_each_hostile_file_is_one_row_with_a_score_or_its_reason(score_photos, hostile, tmp_path, output):
+    folder, expected = hostile
+    arguments = [] if output is None else ["--output", tmp_path / output]
+    code, rows, _ = score_photos(folder, *arguments)
+    if output is not None:
+        rows = list(csv.DictReader((tmp_path / output).open(newline="", encoding="utf-8")))
+    assert code == 1
+    assert {row["path"] for row in rows} == set(expected)
+    assert len(rows) == len(expected)
+    for row in rows:
+        reason = expected[row["path"]]
+        if reason is None:
+            assert row["error"] == ""
+            assert 1 <= float(row["score"]) <= 10
+        else:
+            assert reason in row["error"]
+            assert row["score"] == ""
+            assert "\n" not in row["error"]
+
+
+def test_arrays_with_nan_or_out_of_range_are_rows_with_a_reason(checkpoint):
+    good = np.random.default_rng(0).random((50, 60, 3), dtype=np.float32)
+    bad = good.copy()
+    bad[3, 4, 1] = np.nan
+    rows = list(score_images([good, bad, good * 255, np.zeros((0, 5, 3)), np.zeros((5, 5, 7))], model=str(checkpoint)))
+    assert [row.error is None for row in rows] == [True, False, False, False, False]
+    assert "nan" in rows[1].error
+
+
+def test_a_file_that_vanishes_between_its_header_and_its_pixels_is_a_row(checkpoint, photos, monkeypatch):
+    measure = tokenizing.measure
+
+    def measure_and_remove(item, processor, parameters):
+        measured = measure(item, processor, parameters)
+        if item.path.endswith("c.jpg"):
+            os.unlink(item.image)
+        return measured
+
+    monkeypatch.setattr("charm_hf.scoring.engine.measure", measure_and_remove)
+    rows = {os.path.basename(row.path): row for row in score_images(photos, model=str(checkpoint))}
+    assert len(rows) == 6
+    assert "No such file" in rows["c.jpg"].error
+    assert (rows["c.jpg"].width, rows["c.jpg"].height) == (320, 240)
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root reads every file")
+def test_files_and_folders_without_permission_are_rows(score_photos, photos):
+    (photos / "a.jpg").chmod(0)
+    (photos / "sub").chmod(0)
+    code, rows, _ = score_photos(photos)
+    (photos / "sub").chmod(0o755)
+    failed = {os.path.basename(row["path"]): row["error"] for row in rows if row["error"]}
+    assert code == 1
+    assert "Permission denied" in failed["a.jpg"]
+    assert "cannot be listed" in failed["sub"]
+
+
+_MEMORY_OF_ONE = """
+import resource, sys
+from charm_hf.scoring import score_images, load_checkpoint
+model, processor = load_checkpoint(sys.argv[1], device="cpu")
+list(score_images(sys.argv[2], model, processor))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+(row,) = score_images(sys.argv[3], model, processor)
+print(row.score, row.tokens, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+@pytest.mark.slow
+def test_a_100_megapixel_jpeg_takes_little_memory_and_its_score_is_within_tolerance(checkpoint, tmp_path, write_photo):
+    small = write_photo(tmp_path / "small.jpg", 1225, 816)
+    Image.open(small).resize((12_250, 8_166), Image.Resampling.BICUBIC).save(tmp_path / "huge.jpg", quality=92)
+    command = [sys.executable, "-c", _MEMORY_OF_ONE, str(checkpoint), str(small), str(tmp_path / "huge.jpg")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    score, tokens, megabytes = map(float, done.stdout.split())
+    assert tokens <= 64
+    assert megabytes < 150  # decoded whole it is 300 MB, and PIL needs it twice
+    model, processor = load_checkpoint(str(checkpoint), device="cpu")
+    (exact,) = Scorer(model, processor, ScoringOptions(reduced_decoding=False)).score(
+        [Item.from_file(tmp_path / "huge.jpg")]
+    )
+    assert score == pytest.approx(exact.score, abs=0.01 * 9)
