@@ -8,6 +8,7 @@ import torch
 from conftest import photo_path, tiny_model, tiny_processor
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from charm_hf import CharmImageProcessor
 from charm_hf.models import pixel_tokens_charm
@@ -85,3 +86,17 @@ def test_a_forward_pass_costs_a_fixed_number_of_operators_whatever_the_batch() -
                 model(**inputs)
         counts.append(operators.count)
     assert counts[0] == counts[1] <= 150
+
+
+@torch.no_grad()
+def test_a_batch_of_unlike_photos_costs_a_cpu_no_more_than_the_photos_one_by_one() -> None:
+    model = tiny_model("dinov2")
+    processor = tiny_processor(model)
+    photos = [np.full((100 + 60 * index, 150, 3), 40 * index, np.uint8) for index in range(4)]
+    with FlopCounterMode(display=False) as alone:
+        for photo in photos:
+            model(**processor(photo))
+    with FlopCounterMode(display=False) as together:
+        model(**processor(photos))
+    embedding = 2 * 588 * model.config.hidden_size * processor(photos)["pixel_attention_mask"].numel()
+    assert together.get_total_flops() <= alone.get_total_flops() + embedding
