@@ -166,6 +166,7 @@ def score(
             )
     if comments is not None:
         say(f"Comments were found on {processor.commented:,} of {processor.photos:,} photos.")
+    processes.close()
     _report_scores(summary, skipped)
     raise typer.Exit(EXIT_SOME_FAILED if summary.failed else EXIT_ALL_DONE)
 
@@ -213,7 +214,7 @@ def _exit_codes(resumable: bool) -> Iterator[_ProgressBar]:
     except BrokenPipeError:  # whoever read the table has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(EXIT_ALL_DONE) from None
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
         bar.close()
         if bar.bar is None:
             fail(error)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .cli_support import EXIT_SOME_FAILED, RevisionOption, fail, say
+from .cli_support import EXIT_SOME_FAILED, RevisionOption, SubfolderOption, fail, say
 
 
 app = typer.Typer()
@@ -30,8 +30,9 @@ def convert(
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", help="Same as OUT.")] = None,
     datasets: Annotated[
-        list[str] | None, typer.Option(help="With --from-hub: which of its checkpoints; may be repeated.")
+        str | None, typer.Option(metavar="NAME,NAME", help="With --from-hub: which of its checkpoints.")
     ] = None,
+    default: Annotated[str | None, typer.Option(help="With --from-hub: which one stands at the root too.")] = None,
     revision: RevisionOption = None,
 ) -> None:
     """Turn released pickles into safetensors, without running what is in them.
@@ -43,8 +44,14 @@ def convert(
     disable_progress_bar()
     try:
         if from_hub is not None:
-            output = _one_target(checkpoint, output) if checkpoint else output
-            written = _convert_repository(from_hub, _one_target(folder, output), datasets, revision)
+            from .hub import convert_from_hub
+
+            if checkpoint is not None:
+                raise ValueError("Give PTH or --from-hub REPO, not both; the folder to write goes into --output.")
+            names = [name.strip() for name in datasets.split(",")] if datasets else None
+            written = convert_from_hub(
+                from_hub, _one_target(folder, output), datasets=names, revision=revision, default=default
+            )
         else:
             written = _convert_file(checkpoint, _one_target(folder, output), dataset, position_embeddings)
     except (ValueError, OSError) as error:
@@ -66,12 +73,6 @@ def _convert_file(checkpoint: Path | None, folder: Path, dataset: str | None, po
     return str(convert_legacy_checkpoint(checkpoint, folder, dataset=dataset, position_embeddings=positions))
 
 
-def _convert_repository(repo_id: str, folder: Path, datasets: list[str] | None, revision: str | None) -> str:
-    from .hub import convert_from_hub
-
-    return convert_from_hub(repo_id, folder, datasets=datasets, revision=revision)
-
-
 @app.command()
 def push(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with one or several checkpoints.")],
@@ -80,6 +81,7 @@ def push(
     revision: RevisionOption = None,
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False,
     tag: Annotated[str | None, typer.Option(help="Name the new commit.")] = None,
+    license: Annotated[str, typer.Option(help="For a card that names none.")] = "apache-2.0",
     message: Annotated[str | None, typer.Option("--message", "-m", help="First line of the commit.")] = None,
 ) -> None:
     """Publish checkpoints on the Hub, after a clean process has loaded them and scored a photo.
@@ -90,7 +92,14 @@ def push(
 
     try:
         commit = push_checkpoint(
-            folder, repo_id, private=private, revision=revision, create_pr=create_pr, tag=tag, commit_message=message
+            folder,
+            repo_id,
+            private=private,
+            revision=revision,
+            create_pr=create_pr,
+            tag=tag,
+            commit_message=message,
+            license=license,
         )
     except PushError as error:
         fail(error, EXIT_SOME_FAILED)
@@ -103,7 +112,7 @@ def push(
 def pull(
     repo_id: Annotated[str, typer.Argument(metavar="REPO[@REVISION]", help="owner/name on the Hub.")],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="New or empty folder, or that of an earlier pull.")],
-    dataset: Annotated[str | None, typer.Option(help="Only this checkpoint of several.")] = None,
+    subfolder: SubfolderOption = None,
     revision: RevisionOption = None,
 ) -> None:
     """Copy a repository's checkpoints, code and cards into a folder; pickles stay behind.
@@ -113,6 +122,6 @@ def pull(
     from .hub import pull_checkpoint
 
     try:
-        print(pull_checkpoint(repo_id, folder, dataset=dataset, revision=revision))  # noqa: T201, data
+        print(pull_checkpoint(repo_id, folder, dataset=subfolder, revision=revision))  # noqa: T201, data
     except (ValueError, OSError) as error:
         fail(error)

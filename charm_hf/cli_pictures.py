@@ -124,13 +124,16 @@ def demo(
     from .demo import launch_demo
 
     try:
-        launch_demo(
+        page, url = launch_demo(
             model or (),
             host=host,
             port=port,
             device=device,
             trust_remote_code=trust_remote_code,
             open_browser=open_browser,
+            block=False,
         )
     except (ValueError, OSError, ImportError) as error:
         fail(error)
+    say(f"The demo runs at {url}. Ctrl-C stops it.")
+    page.block_thread()

@@ -17,7 +17,7 @@ from typing import Any
 
 from PIL import Image
 
-from .explain import explain
+from .explain import explain, see
 from .models.image_loading_charm import image_size, load_image
 from .scoring.checkpoint import DEMONSTRATION_NOTICE, default_device
 
@@ -84,7 +84,7 @@ def score_photos(
         pipeline: an [`ImageAestheticsPipeline`].
         selection: one of `SELECTIONS`.
         num_views: random selections to average; adds `spread` to the results.
-        comments: what was said about the photos, for a checkpoint that reads comments.
+        comments: what was said about each of the photos, for a checkpoint that reads comments.
         limits: what to refuse.
     """
     limits = limits or DemoLimits()
@@ -104,6 +104,11 @@ def reads_comments(pipeline: Any) -> bool:
     return pipeline.model.config.model_type == "mmlq"
 
 
+def has_charm_tokens(pipeline: Any) -> bool:
+    """Whether there are regions to select, and tokens to show."""
+    return hasattr(pipeline.image_processor, "covered_area")
+
+
 def _score_photo(
     path: str, pipeline: Any, options: dict[str, Any], comments: Sequence[str], limits: DemoLimits
 ) -> ScoredPhoto:
@@ -114,10 +119,8 @@ def _score_photo(
                 f"The photo has {width * height / 1e6:.0f} megapixels, the limit is {limits.max_megapixels}."
             )
         photo = load_image(path, name="The file")
-        if reads_comments(pipeline):
-            result = pipeline({"image": photo, "comments": list(comments)})
-        else:
-            result = pipeline(photo, **options)
+        inputs = {"image": photo, "comments": list(comments)} if reads_comments(pipeline) else photo
+        result = pipeline(inputs, **(options if has_charm_tokens(pipeline) else {}))
         return ScoredPhoto(path, result, width=width, height=height)
     except (OSError, ValueError, RuntimeError) as error:
         logger.info("Could not score an upload: %s", error)
@@ -187,13 +190,16 @@ class _Session:
     def picture(
         self, photos: list[ScoredPhoto], index: int, checkpoint: str, selection: str, num_views: float
     ) -> Image.Image | None:
-        """The picture of [`explain`] for one of the photos; none for a checkpoint without Charm tokens."""
+        """The picture of [`explain`] for one photo; of [`see`] where comments take part; none without Charm tokens."""
         pipeline = self.pipeline(checkpoint)
-        if not 0 <= index < len(photos) or not hasattr(pipeline.image_processor, "covered_area"):
+        if not 0 <= index < len(photos) or not has_charm_tokens(pipeline):
             return None
         options: dict[str, Any] = {} if selection == OWN_SELECTION else {"patch_selection": selection}
         photo = load_image(photos[index].path, name="The file")
-        return explain(photo, pipeline.model, pipeline.image_processor, num_views=int(num_views), **options).to_image()
+        if reads_comments(pipeline):
+            return see(photo, pipeline.image_processor, **options).to_image()
+        options["num_views"] = int(num_views)
+        return explain(photo, pipeline.model, pipeline.image_processor, **options).to_image()
 
 
 def _preview(path: str) -> Image.Image:
@@ -204,7 +210,7 @@ def _preview(path: str) -> Image.Image:
 
 def _caption(photo: ScoredPhoto) -> str:
     assert photo.result is not None
-    return f"{photo.result['score']:.3g}" + (f" ± {photo.result['std']:.2g}" if photo.result["std"] else "")
+    return f"{photo.result['score']:.2f}" + (f" ± {photo.result['std']:.2g}" if photo.result["std"] else "")
 
 
 def _table(photos: Sequence[ScoredPhoto]) -> dict[str, list[Any]]:

@@ -119,6 +119,10 @@ def explain(
     """
     if steps < 1:
         raise ValueError(f"`steps` must be at least 1, got {steps}.")
+    if model.config.model_type != "charm":
+        raise ValueError(
+            f"Expected a Charm model, got {type(model).__name__}; `see(image, processor)` shows the tokens alone."
+        )
     seen, source, inputs = _see(image, processor, processor_kwargs)
     model.eval()
     pipeline = ImageAestheticsPipeline(model=model, image_processor=processor)
@@ -138,7 +142,7 @@ def explain(
 def _see(image: Any, processor: Any, processor_kwargs: dict[str, Any]) -> tuple[SeenPhoto, Any, Any]:
     """The photo with its tokens, the image to score, and the processor's output for it."""
     if not hasattr(processor, "covered_area"):
-        raise ValueError(f"Expected a model with Charm tokens and its processor, got {type(processor).__name__}.")
+        raise ValueError(f"Expected a processor that makes Charm tokens, got {type(processor).__name__}.")
     is_array = isinstance(image, (np.ndarray, torch.Tensor))
     photo = _photo_of_array(image, processor_kwargs) if is_array else load_image(image)
     source = image if is_array else photo

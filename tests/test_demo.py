@@ -3,8 +3,8 @@
 import socket
 import urllib.error
 import urllib.request
-from types import SimpleNamespace
 
+import mmlq_fixtures
 import numpy as np
 import pytest
 from headless_chromium import open_chromium
@@ -12,7 +12,7 @@ from PIL import Image
 from support import photo_path, tiny_model, tiny_processor
 
 from charm_hf import ImageAestheticsPipeline
-from charm_hf.demo import DemoLimits, _is_this_machine, _name_checkpoints, launch_demo, score_photos
+from charm_hf.demo import DemoLimits, _is_this_machine, _name_checkpoints, launch_demo, load_pipeline, score_photos
 
 
 LIMITS = DemoLimits(max_files=4, max_megabytes=1, max_megapixels=2)
@@ -77,21 +77,28 @@ def test_too_many_pixels_and_too_many_files_are_refused_unseen(pipeline, tmp_pat
     ]
 
 
-def test_comments_reach_a_checkpoint_that_reads_them_and_no_other(pipeline):
-    calls = []
+@pytest.mark.parametrize("vision", ["clip", "charm"])
+def test_comments_reach_a_checkpoint_that_reads_them(vision):
+    processor = mmlq_fixtures.tiny_processor(vision)
+    options = {"image_processor": processor.image_processor, "processor": processor}
+    reader = ImageAestheticsPipeline(model=mmlq_fixtures.tiny_model(vision), **options)
+    path = photo_path("coffee")
 
-    class Reader:
-        model = SimpleNamespace(config=SimpleNamespace(model_type="mmlq"))
+    praised, silent = (
+        score_photos([path], reader, selection="gradient", comments=said)[0] for said in (["lovely light"], [])
+    )
 
-        def __call__(self, inputs, **options):
-            calls.append((inputs["comments"], options))
-            return {"score": 5.0, "std": None}
+    chosen = {"patch_selection": "gradient"} if vision == "charm" else {}
+    assert praised.problem is None
+    assert praised.result == reader({"image": path, "comments": ["lovely light"]}, **chosen)
+    assert silent.result == reader(path, **chosen)
+    assert praised.result["score"] != silent.result["score"]
 
-    score_photos([photo_path("coffee")], Reader(), comments=["lovely light"])
-    without = score_photos([photo_path("coffee")], pipeline, comments=["lovely light"])
 
-    assert calls == [(["lovely light"], {})]
-    assert without[0].problem is None
+def test_comments_on_a_checkpoint_that_reads_none_change_nothing(pipeline):
+    path = photo_path("coffee")
+
+    assert score_photos([path], pipeline, comments=["lovely light"]) == score_photos([path], pipeline)
 
 
 @pytest.fixture(scope="module")
@@ -118,10 +125,19 @@ def contacts():
 
 
 @pytest.fixture(scope="module")
-def demo_url(contacts, checkpoint, tmp_path_factory):
+def reader(tmp_path_factory):
+    """A checkpoint that reads comments, with a Charm encoder."""
+    folder = tmp_path_factory.mktemp("demo") / "reader"
+    mmlq_fixtures.tiny_model("charm").save_pretrained(folder)
+    mmlq_fixtures.tiny_processor("charm").save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def demo_url(contacts, checkpoint, reader, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
-        page, url = launch_demo([checkpoint], limits=LIMITS, device="cpu", block=False)
+        page, url = launch_demo([checkpoint, reader], limits=LIMITS, device="cpu", block=False)
         yield url
         page.close(verbose=False)
 
@@ -222,8 +238,18 @@ def test_another_selection_gives_another_score(page, pipeline):
 
 
 @pytest.mark.slow
-def test_comments_are_asked_for_only_where_they_are_read(page):
+def test_comments_are_asked_for_only_where_they_are_read(page, reader):
     assert not page.locator("#comments").is_visible()
+    upload(page, photo_path("coffee"))
+    page.wait_for_selector("#picture img")
+
+    page.click("#checkpoint input")
+    page.get_by_role("option", name="reader").click()
+    page.locator("#comments textarea").fill("great light\nlovely tone")
+    page.click("#score")
+
+    said = {"image": photo_path("coffee"), "comments": ["great light", "lovely tone"]}
+    wait_for_table(page, f"{load_pipeline(reader, device='cpu')(said)['score']:.3f}")
 
 
 @pytest.mark.slow

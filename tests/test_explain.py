@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 from support import BACKBONES, photo_path, tiny_model, tiny_processor
+from transformers import BertConfig, BertModel
 
 from charm_hf import ImageAestheticsPipeline
 from charm_hf.explain import draw_tokens, explain, heat_map, see, token_contributions, token_mask
@@ -287,3 +288,5 @@ def test_what_cannot_be_explained_is_refused_by_name(model, tmp_path):
         explain(photo_path("coffee"), model, tiny_processor(model), steps=0)
     with pytest.raises(ValueError, match="Charm tokens"):
         explain(photo_path("coffee"), model, object())
+    with pytest.raises(ValueError, match="Expected a Charm model, got BertModel"):
+        explain(photo_path("coffee"), BertModel(BertConfig(num_hidden_layers=1)), tiny_processor(model))

@@ -72,7 +72,7 @@ class Size:
 
 
 QUICK = Size(
-    recipe=Recipe(updates=200, evaluations=8),
+    recipe=Recipe(updates=200, batch_size=8, evaluations=5),
     oasis_recipe=Recipe(patch_size=40, max_num_patches=56, updates=40),
 )
 SIZES = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import tempfile
 import time
@@ -17,11 +18,13 @@ from .job import Job, replace_durably
 from .listing import Listing
 from .processes import Processes
 from .provenance import identify
-from .rows import COLUMNS, ScoreRow
+from .rows import COLUMNS, ScoreRow, describe_error
 from .selection import Selection, copy_photo, write_rating
 from .sinks import TableWriter, check_format
 from .sources import Item, PathSource
 
+
+logger = logging.getLogger(__name__)
 
 # The rows of an unfinished chunk are saved this often.
 SAVE_SECONDS = 30.0
@@ -208,6 +211,8 @@ def score_to_stream(
         write_table(counted(), stream, table, summary, keyed=keyed, group=1)
         if stopping():
             raise ScoringInterrupted(stopping.signal_number)
+    if summary.images == 0:
+        raise ValueError("Found no images.")
     return summary
 
 
@@ -298,10 +303,13 @@ def columns_of(table: TableOptions, keyed: bool = False) -> Sequence[str]:
 
 
 def _deliver(row: ScoreRow, item: Item, table: TableOptions, summary: Summary) -> None:
-    photo: Any = item.image if table.copy_to is None else copy_photo(item, table.copy_to)
-    if table.write_xmp and isinstance(photo, (str, Path)):
-        assert row.normalized_score is not None
-        summary.sidecars_kept += not write_rating(photo, row.normalized_score)
+    assert row.normalized_score is not None
+    try:
+        photo: Any = item.image if table.copy_to is None else copy_photo(item, table.copy_to)
+        if table.write_xmp and isinstance(photo, (str, Path)):
+            summary.sidecars_kept += not write_rating(photo, row.normalized_score)
+    except (FileNotFoundError, PermissionError) as error:  # it was there when it was scored
+        logger.warning("%s: neither copied nor rated. %s", row.path, describe_error(error))
 
 
 class _Stopping:

@@ -1,9 +1,21 @@
+import io
 from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
 
-from charm_hf.scoring import Item, ScoreRow, Selection
+from charm_hf.scoring import (
+    Item,
+    Scorer,
+    ScoreRow,
+    ScoringOptions,
+    Selection,
+    Summary,
+    TableOptions,
+    load_checkpoint,
+)
+from charm_hf.scoring.engine import chunk_items
+from charm_hf.scoring.run import write_table
 from charm_hf.scoring.selection import copy_photo, stars, write_rating
 
 
@@ -77,3 +89,23 @@ def test_the_best_are_copied_with_their_ratings_from_the_command_line(score_phot
     assert not list(photos.rglob("*.xmp"))
     code, rows, _ = score_photos(photos, "--threshold", rows[0]["score"], "--output", tmp_path / "best.csv")
     assert (tmp_path / "best.csv").read_text().count("\n") == 2
+
+
+def test_a_photo_that_cannot_be_copied_any_more_does_not_cost_the_table(checkpoint, photos, tmp_path, caplog):
+    model, processor = load_checkpoint(str(checkpoint), device="cpu")
+    scorer = Scorer(model, processor)
+    forward = scorer._forward
+
+    def forward_and_remove(inputs):
+        (photos / "c.jpg").unlink(missing_ok=True)
+        return forward(inputs)
+
+    scorer._forward = forward_and_remove
+    scorer.options = ScoringOptions(num_workers=0, token_budget=100_000)
+    items = [Item.from_file(photos / "c.jpg"), Item.from_file(photos / "a.jpg")]
+    stream = io.StringIO()
+    table = TableOptions(copy_to=tmp_path / "best")
+    write_table(scorer.score_pairs(chunk_items(items)), stream, table, Summary())
+    assert stream.getvalue().count("\n") == 3
+    assert "neither copied nor rated" in caplog.text
+    assert [path.name for path in (tmp_path / "best").iterdir()] == ["a.jpg"]
