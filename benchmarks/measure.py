@@ -6,6 +6,8 @@ least of many repetitions is the closest to what the machine can do.
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +26,12 @@ def least_milliseconds(*calls: Callable[[], Any], repetitions: int = 30) -> list
 
 
 def peak_mebibytes(call: Callable[[], Any]) -> float:
-    """Resident memory, in MiB, that a call needs above what the process held before it (Linux only)."""
+    """Resident memory, in MiB, that a call needs above what the process held before it (Linux only).
+
+    What earlier calls freed is given back first, or the call would find its memory already there.
+    """
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")
     call()
