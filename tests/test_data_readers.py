@@ -282,6 +282,7 @@ def test_relative_roots_give_paths_that_hold_from_any_folder(tmp_path, monkeypat
     assert dataset[0]["image"].size == (48, 36)
 
 
+@pytest.mark.slow
 def test_another_process_sees_the_same_dataset_and_the_same_mapped_file(tmp_path):
     write_spaq(tmp_path / "spaq")
     options = {"validation_size": 2, "cache_dir": str(tmp_path / "shared-cache")}

@@ -180,10 +180,11 @@ def test_a_file_without_permission_is_named(tmp_path: Path) -> None:
         load_image(path)
 
 
-def test_a_url_is_fetched(tmp_path: Path) -> None:
+def test_a_url_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from http.server import HTTPServer, SimpleHTTPRequestHandler
     from threading import Thread
 
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     gradient().save(tmp_path / "photo.png")
 
     class Quiet(SimpleHTTPRequestHandler):

@@ -163,6 +163,7 @@ def test_nothing_is_printed_to_stdout_and_nobody_is_asked(checkpoint: str, photo
     assert "scored 3" in done.stderr
 
 
+@pytest.mark.slow
 def test_workers_started_afresh_can_tokenize(checkpoint: str, photos: list[str]) -> None:
     """`num_workers` under the spawn start method, as on macOS and Windows.
 

@@ -67,6 +67,7 @@ def run_without_the_package(folder: str, resaved: Path, photos: list[str], cache
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_a_checkpoint_loads_without_the_package_and_can_be_saved_again(
     checkpoint: str, photos: list[str], tmp_path: Path
 ) -> None:

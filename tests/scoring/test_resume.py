@@ -71,6 +71,7 @@ def test_a_run_leaves_only_the_table(score, tmp_path, many_photos):
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_killed_at_random_moments_it_ends_with_the_same_table(
     command, checkpoint, many_photos, whole, tmp_path, kills
 ):
@@ -101,14 +102,18 @@ def test_asked_to_stop_it_finishes_the_batch_and_says_how_to_go_on(
 ):
     output = tmp_path / "scores.csv"
     arguments = ["score", many_photos, "--model", checkpoint, "--output", output, "--device", "cpu"]
-    process = command(*arguments, slowness=0.1)
-    process.wait_for(lambda: list(progress_of(output).glob("parts/*-*.jsonl")))
-    process.wait(0.25)  # into the next chunk
-    process.send(number)
-    assert process.wait() == 128 + number
-    assert "the same command goes on from there" in process.messages
-    assert not output.exists()
-    partial = list(progress_of(output).glob("parts/*.partial.jsonl"))
+    for _ in range(5):  # until the signal meets a chunk that has begun, which a busy machine may put off
+        process = command(*arguments, slowness=0.1)
+        process.wait_for(lambda: list(progress_of(output).glob("parts/*-*.jsonl")))
+        process.wait(0.25)  # into the next chunk
+        process.send(number)
+        assert process.wait() == 128 + number
+        assert "the same command goes on from there" in process.messages
+        assert not output.exists()
+        partial = list(progress_of(output).glob("parts/*.partial.jsonl"))
+        if partial:
+            break
+        shutil.rmtree(progress_of(output))
     assert partial, "the rows of the running batch were thrown away"
     assert command(*arguments).wait() == 1
     assert output.read_bytes() == whole
