@@ -28,8 +28,8 @@ import matplotlib.pyplot as plt
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "evidence.md"
-# What the Charm arms are held against: the best way of resizing that keeps the aspect ratio, and the usual one.
-RIVALS = ("kept-aspect", "squash")
+# What the Charm arms are held against.
+RIVALS = ("kept-aspect", "squash", "centre-crop", "pad-to-square")
 # Test photos by training photos of five folds.
 FOLD_RATIO = 0.25
 Rows = list[dict[str, str]]
