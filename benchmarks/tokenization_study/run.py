@@ -211,16 +211,20 @@ def _run_planted(job: Job, study: Study) -> dict[str, Any]:
     views = study.views() if job.arm == DRAWN_ARM else None
     targets = study.targets()
     rows = split_pool(study.size, job.seed)
-    parts = [Part(cache, part, targets[part]) for cache, part in zip((train, evaluate, evaluate), rows, strict=True)]
+    training, validation, test = (
+        Part(cache, part, targets[part]) for cache, part in zip((train, evaluate, evaluate), rows, strict=True)
+    )
     started = time.process_time()
-    outcomes, model = run(study.size.recipe, *parts, seed=job.seed, fault=fault, device=study.device)
+    outcomes, model = run(
+        study.size.recipe, training, validation, test, seed=job.seed, fault=fault, device=study.device
+    )
     result = _costs(study.size.recipe, evaluate, 1, started)
     result["rows"] = [
         {"factor": question, "srcc": outcome.srcc, "plcc": outcome.plcc, "best_epoch": outcome.best_epoch}
         for question, outcome in zip(QUESTIONS, outcomes, strict=True)
     ]
     started = time.process_time()
-    predict(model, parts[2])
+    predict(model, test)
     result["score_ms"] = (time.process_time() - started) * 1000 / study.size.test
     if views is not None:
         images = np.arange(study.size.view_images)
@@ -284,8 +288,7 @@ def collect(work_dir: Path, output_dir: Path) -> None:
             _write_csv(output_dir / study / "results.csv", COLUMNS, _rows(found))
     drawn = [result for result in results if "views" in result and result["study"] == "planted"]
     if drawn:
-        header = ("seed", "image", "draw", "score")
-        _write_csv(output_dir / "selection" / "results.csv", header, _view_rows(drawn))
+        _write_csv(output_dir / "selection" / "results.csv", ("seed", "image", "draw", "score"), _view_rows(drawn))
     planted = [result for result in results if result["study"] == "planted"]
     if planted:
         header = ("arm", "tokens", "gmacs", "tokenize_ms", "score_ms", "train_seconds")
