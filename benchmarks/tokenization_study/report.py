@@ -207,7 +207,7 @@ def plot_selection(rows: Rows, path: Path) -> None:
     figure, axis = plt.subplots(figsize=(4.5, 3))
     draws = np.arange(1, 33)
     for spread in spreads(rows):
-        axis.plot(draws, [spread.reliability(n) for n in draws], color="tab:red", alpha=0.6)
+        axis.plot(draws, [spread.reliability(int(n)) for n in draws], color="tab:red", alpha=0.6)
     for level in (0.95, 0.99):
         axis.axhline(level, color="grey", linewidth=0.6)
     axis.set_xscale("log", base=2)
