@@ -14,7 +14,8 @@ from support import photo_path, tiny_model, tiny_processor
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:
-    torch.set_num_threads(1)  # workers share the cores
+    torch.set_num_threads(1)  # workers share the cores,
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # and so do the processes that they start
 
 
 @pytest.fixture(scope="session")
