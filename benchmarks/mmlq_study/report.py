@@ -64,7 +64,12 @@ def gain(rows: Rows, arm: str, rival: str, column: str = "srcc") -> str:
 def modality_table(rows: Rows) -> str:
     """What the model was given, and how well it ranks."""
     lines = [
-        [ARMS[arm].title, str(mean_of(rows, arm, "srcc")), str(mean_of(rows, arm, "plcc")), gain(rows, arm, "image")]
+        [
+            ARMS[arm].title,
+            str(mean_of(rows, arm, "srcc")),
+            str(mean_of(rows, arm, "plcc")),
+            "" if arm == "image" else gain(rows, arm, "image"),
+        ]
         for arm in MODALITIES
     ]
     silent = mean_of(rows, "both", "srcc_no_comments")

@@ -186,7 +186,7 @@ def train(model: MmlqForAestheticScoring, batches: Batches, rows: torch.Tensor, 
     model.train()
     order = torch.empty(0, dtype=torch.long)
     for _ in range(args.steps):
-        if len(order) < 32:
+        while len(order) < 32:
             order = torch.cat([order, torch.randperm(rows.shape[1])])
         photos, order = order[:32], order[32:]
         model(**batches.take(rows[torch.randint(len(rows), (32,)), photos])).loss.backward()

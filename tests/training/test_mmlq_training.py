@@ -19,7 +19,7 @@ from mmlq_fixtures import (
     tiny_vision_config,
 )
 from safetensors.torch import load_file
-from script_runs import EXAMPLES, load_script, read_json, run_in_process, same_weights
+from script_runs import EXAMPLES, finish_process, load_script, read_json, run_in_process, same_weights, start_process
 from transformers import AutoModel, AutoProcessor, BertModel, CLIPVisionModel
 
 from charm_hf import CharmForAestheticScoring, MmlqForAestheticScoring, load_aesthetic_dataset
@@ -191,6 +191,21 @@ def test_the_recipe_for_ava_is_a_valid_command_line():
     )
     assert (args.dataset_name, args.dataset_options) == ("ava", {"comments": True})
     assert args.text_encoder == "google-bert/bert-base-uncased"
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_features_and_train_as_one_with_twice_the_batch(ava, encoders, tmp_path):
+    still = {**TINY, "encoders_in_checkpoint": False, "hidden_dropout_prob": 0.0, "comment_dropout": 0.0}
+    more = ["--mmlq", json.dumps(still), "--validation_size", "2"]
+    launch = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", EXAMPLES / "train.py")
+    cache = cache_flags(tmp_path / "features")
+    finish_process(start_process(*launch, *flags(ava, encoders, tmp_path / "two", *more, *cache)))
+    assert len(list((tmp_path / "features" / "visual").glob("shard-*.npy"))) == 4  # two parts, two processes
+    single = [*more, "--per_device_train_batch_size", "8"]
+    run_in_process("train", *flags(ava, encoders, tmp_path / "one", *single))
+    first, second = (read_json(tmp_path / name / "history.json") for name in ("one", "two"))
+    for key in ("train_loss", "eval_loss", "eval_loss_no_comments"):
+        assert [record[key] for record in first] == pytest.approx([record[key] for record in second], abs=1e-4)
 
 
 # The parts.
