@@ -45,6 +45,8 @@ def furnish(folder: Path) -> None:
         for photo in ("coffee", "chelsea"):
             shutil.copy(ROOT / "examples" / "photos" / f"{photo}.jpg", folder / name)
     shutil.copy(photo_path("coffee"), folder / "photo.png")
+    for name, photo in {"one": "coffee", "two": "chelsea"}.items():
+        shutil.copy(ROOT / "examples" / "photos" / f"{photo}.jpg", folder / f"{name}.jpg")
     shutil.copy(ROOT / "examples" / "photos" / "coffee.jpg", folder / "photo.jpg")
     shutil.copy(FIXTURES / "legacy" / "legacy_aadb.pth", folder / "aadb_charm.pth")
     shutil.copy(FIXTURES / "legacy" / "legacy_aadb_pos.pt", folder / "dino_small_pos.pt")
