@@ -67,11 +67,18 @@ def test_a_photo_that_is_not_there_ends_with_2(checkpoint, tmp_path):
 def test_the_demo_says_where_it_runs_and_stops_at_ctrl_c(checkpoint):
     pytest.importorskip("gradio", reason="needs the extra `charm-hf[demo]`")
     command = [sys.executable, "-m", "charm_hf.cli", "demo", "--model", checkpoint, "--device", "cpu"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        line = next(line for line in process.stderr if "runs at" in line)
-        url = line.split("runs at ")[1].split(". ")[0]
-        assert urllib.request.urlopen(url, timeout=10).status == 200
 
-        process.send_signal(signal.SIGINT)
+    def heed_ctrl_c() -> None:  # which a shell's background jobs ignore, and so would their children
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-        assert process.wait(timeout=30) == 0
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c) as process:
+        try:
+            line = next(line for line in process.stderr if "runs at" in line)
+            url = line.split("runs at ")[1].split(". ")[0]
+            assert urllib.request.urlopen(url, timeout=10).status == 200
+
+            process.send_signal(signal.SIGINT)
+
+            assert process.wait(timeout=30) == 0
+        finally:
+            process.kill()
