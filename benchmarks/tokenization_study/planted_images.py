@@ -40,7 +40,7 @@ SKIMAGE_PHOTOS = {
 SKLEARN_PHOTOS = {"china.jpg": "CC-BY 2.0 (danielbuechele)", "flower.jpg": "CC-BY 2.0 (vultilion)"}
 
 MAX_ASPECT = 3.0
-MIN_AREA, MAX_AREA = 323_000, 345_000
+MIN_AREA, MAX_AREA = 480_000, 750_000
 MAX_DETAIL_CONTRAST = 40.0  # grey levels to either side of the background
 FRAME_MARGIN = 0.07  # that the centre of the subject keeps from the edge, of the frame
 GREY_MEAN, GREY_STD = 115.0, 38.0  # of every background, so that only `tone` decides how bright an image is
@@ -79,7 +79,7 @@ def make_planted_image(seed: int, index: int, scale: float = 1.0) -> PlantedImag
 
     Args:
         seed, index: which image.
-        scale: of both sides; 1 gives sides of 328 to 1017 pixels. Smaller images are for tests.
+        scale: of both sides; 1 gives sides of 400 to 1500 pixels. Smaller images are for tests.
     """
     rng = np.random.default_rng([seed, index])
     factors = {name: float(rng.uniform()) for name in FACTORS}
@@ -165,7 +165,7 @@ def _add_subject(
     """Draw a bright ellipse with a dark rim; it may be cut by the frame."""
     place = subject_place(placement, rng)
     rows, columns = np.ogrid[: canvas.shape[0], : canvas.shape[1]]
-    radii = unit * rng.uniform(0.65, 0.85, size=2)
+    radii = unit * rng.uniform(1.0, 1.3, size=2)
     radius = ((rows - place[0] * canvas.shape[0]) / radii[0]) ** 2 + (
         (columns - place[1] * canvas.shape[1]) / radii[1]
     ) ** 2

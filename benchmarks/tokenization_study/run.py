@@ -1,11 +1,12 @@
-"""Make the tokenization study again: tokens, runs, `results/*.csv`, tables and plots of `docs/evidence.md`.
+"""Make the tokenization study again: tokens, runs, `results.csv` of each study.
 
-    python -m benchmarks.tokenization_study.run                                # everything that needs no data
-    python -m benchmarks.tokenization_study.run --data-dir PATH_TO_OASIS       # and the study on real ratings
-    python -m benchmarks.tokenization_study.run --size full --device cuda      # larger model, images and training
+    python -m benchmarks.tokenization_study.run --workers 2                            # all that needs no data
+    python -m benchmarks.tokenization_study.run --workers 2 --data-dir PATH_TO_OASIS   # and the study on real ratings
+    python -m benchmarks.tokenization_study.run --workers 2 --size full                # the published form
 
 Each run leaves a JSON file in `--work-dir`; started again, the command goes on with what is missing. `--data-dir`
-holds `images/` and `ratings.csv` (columns `image`, `category`, `mean`). `report.py` turns the results into tables.
+holds `images/` and `ratings.csv` (columns `image`, `category`, `mean`). `report.py` turns the results into the tables
+and plots of `docs/evidence.md`.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import argparse
 import csv
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,6 @@ from benchmarks.tokenization_study.token_cache import TokenCache, load_or_make_c
 from benchmarks.tokenization_study.training import Part, Recipe, gmacs, predict, run, stack_targets
 
 
-HERE = Path(__file__).parent
 STUDIES = ("planted", "faults", "selection", "oasis")
 # The arm that the faults are put into: the published recipe.
 FAULTY_ARM = "charm-recipe"
@@ -49,6 +50,8 @@ class Size:
 
     Attributes:
         recipe, oasis_recipe: of the models.
+        one_at_a_time: a model of its own for each question; otherwise one model answers all of them.
+        fault_questions: that the faults are asked about, if they are asked one at a time.
         image_seed: of the planted images.
         pool, validation, test: images that are trained on or validated on (another split for each seed), how many of
             them for validation, and the test images, the same for every seed.
@@ -60,10 +63,12 @@ class Size:
 
     recipe: Recipe
     oasis_recipe: Recipe
-    image_seed: int = 2025
-    pool: int = 960
+    one_at_a_time: bool = False
+    fault_questions: tuple[str, ...] = ("placement", "aspect", "all")
+    image_seed: int = 2026
+    pool: int = 900
     validation: int = 100
-    test: int = 240
+    test: int = 200
     scale: float = 1.0
     draws: int = 2
     view_images: int = 64
@@ -71,68 +76,81 @@ class Size:
     seeds: int = 5
 
 
-QUICK = Size(
-    recipe=Recipe(updates=200, batch_size=8, evaluations=5),
-    oasis_recipe=Recipe(patch_size=40, max_num_patches=56, updates=40),
-)
 SIZES = {
-    "smoke": replace(
-        QUICK,
+    "smoke": Size(
         recipe=Recipe(16, 64, hidden_size=16, num_heads=2, num_layers=1, updates=4, batch_size=4, evaluations=2),
         oasis_recipe=Recipe(16, 64, hidden_size=16, num_heads=2, num_layers=1, updates=2, batch_size=4),
         pool=12,
         validation=4,
         test=6,
-        scale=1 / 3,
+        scale=1 / 4,
         view_images=3,
         views=4,
         seeds=2,
     ),
-    "quick": QUICK,
-    "full": replace(
-        QUICK,
-        recipe=Recipe(16, 512, 192, 6, 3, updates=20_000, batch_size=64, learning_rate=5e-4, evaluations=40),
-        oasis_recipe=Recipe(16, 256, 192, 6, 3, updates=2_000, batch_size=64, learning_rate=5e-4),
-        pool=10_000,
-        validation=1_000,
-        test=2_000,
-        scale=1.25,
-        draws=4,
-        view_images=500,
-        views=32,
+    "quick": Size(
+        recipe=Recipe(updates=200, evaluations=5),
+        oasis_recipe=Recipe(patch_size=40, max_num_patches=56, updates=40, batch_size=16),
+    ),
+    "full": Size(
+        recipe=Recipe(),
+        oasis_recipe=Recipe(patch_size=40, max_num_patches=56, updates=160, batch_size=16),
+        one_at_a_time=True,
+        pool=3_200,
+        validation=200,
+        test=400,
     ),
 }
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run: an arm (or a fault) with a seed, in a fold of OASIS."""
+    """One run: an arm or a fault with a seed, asked one question or (unnamed) all of them; or a fold of OASIS."""
 
     study: str
     arm: str
     seed: int
+    question: str = ""
     fold: int = -1
 
     @property
     def name(self) -> str:
         """Of its file."""
-        fold = "" if self.fold < 0 else f"-fold{self.fold}"
-        return f"{self.study}-{self.arm}{fold}-seed{self.seed}"
+        fold = "" if self.fold < 0 else f"fold{self.fold}"
+        return "-".join(part for part in (self.study, self.arm, self.question, fold, f"seed{self.seed}") if part)
+
+    @property
+    def questions(self) -> tuple[str, ...]:
+        """What its model answers."""
+        return (self.question,) if self.question else QUESTIONS
 
 
-def list_jobs(studies: Sequence[str], seeds: int) -> list[Job]:
-    """All runs, seed by seed, so that a run that is stopped leaves complete seeds behind."""
-    jobs = []
-    for seed in range(seeds):
-        if "planted" in studies or "selection" in studies:
-            jobs += [Job("planted", arm, seed) for arm in ARMS if "planted" in studies or arm == DRAWN_ARM]
+def list_jobs(studies: Sequence[str], size: Size) -> list[Job]:
+    """All runs, seed by seed, so that a study that is stopped leaves complete seeds behind."""
+    apart = size.one_at_a_time
+    jobs: dict[Job, None] = {}  # a set in order: two studies may share a run
+    for seed in range(size.seeds):
+        if "planted" in studies:
+            jobs |= {
+                Job("planted", arm, seed, asked): None for arm in ARMS for asked in (QUESTIONS if apart else ("",))
+            }
+        if "selection" in studies:
+            jobs |= {Job("planted", DRAWN_ARM, seed, "all" if apart else ""): None}
         if "faults" in studies:
-            # Our defaults are the arm of the other study, with the same seed.
-            jobs += [] if "planted" in studies else [Job("planted", FAULTY_ARM, seed)]
-            jobs += [Job("faults", fault, seed) for fault in FAULTS if fault != "ours"]
+            for asked in size.fault_questions if apart else ("",):
+                # Our defaults are the arm of the other study, with the same seed.
+                jobs |= {Job("planted", FAULTY_ARM, seed, asked): None}
+                jobs |= {Job("faults", fault, seed, asked): None for fault in FAULTS if fault != "ours"}
         if "oasis" in studies:
-            jobs += [Job("oasis", arm, seed, fold) for arm in OASIS_ARMS for fold in range(5)]
-    return jobs
+            jobs |= {Job("oasis", arm, seed, fold=fold): None for arm in OASIS_ARMS for fold in range(5)}
+    return list(jobs)
+
+
+def list_tokenizations(studies: Sequence[str]) -> list[str]:
+    """Tokenizations of the planted images that the runs read."""
+    arms = set(ARMS) if "planted" in studies else {DRAWN_ARM} if "selection" in studies else set()
+    arms |= {FAULTY_ARM} if "faults" in studies else set()
+    return sorted({name for arm in arms for name in (ARMS[arm].train, ARMS[arm].evaluate)})
 
 
 @dataclass(frozen=True)
@@ -146,14 +164,16 @@ class Study:
 
     def photos(self) -> list[tuple[np.ndarray, np.ndarray | None]]:
         """All planted images: the pool, then the test images."""
-        return _planted(self.size)[0]
+        return _planted(self.size, 0, self.size.pool + self.size.test)[0]
 
     def targets(self) -> np.ndarray:
         """(N, 5) of the planted images."""
         path = self.work_dir / "planted" / "targets.npy"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            np.save(path.with_suffix(f".{os.getpid()}.npy"), _planted(self.size)[1])
+            np.save(
+                path.with_suffix(f".{os.getpid()}.npy"), _planted(self.size, 0, self.size.pool + self.size.test)[1]
+            )
             path.with_suffix(f".{os.getpid()}.npy").replace(path)
         return np.load(path)
 
@@ -170,7 +190,7 @@ class Study:
         return load_or_make_cache(
             self.work_dir / "views",
             "charm-random",
-            lambda: self.photos()[size.pool : size.pool + size.view_images],
+            lambda: _planted(size, size.pool, size.pool + size.view_images)[0],
             size.recipe.patch_size,
             size.recipe.max_num_patches,
             size.views,
@@ -178,8 +198,8 @@ class Study:
 
 
 @lru_cache(maxsize=1)
-def _planted(size: Size) -> tuple[list[tuple[np.ndarray, np.ndarray | None]], np.ndarray]:
-    images = [make_planted_image(size.image_seed, index, size.scale) for index in range(size.pool + size.test)]
+def _planted(size: Size, first: int, end: int) -> tuple[list[tuple[np.ndarray, np.ndarray | None]], np.ndarray]:
+    images = [make_planted_image(size.image_seed, index, size.scale) for index in range(first, end)]
     return [(image.pixels, image.saliency) for image in images], stack_targets(
         [image.factors for image in images], QUESTIONS
     )
@@ -191,25 +211,32 @@ def split_pool(size: Size, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
     return order[size.validation :], order[: size.validation], size.pool + np.arange(size.test)
 
 
-def run_job(job: Job, study: Study) -> None:
-    """Do a run and write its file, unless it is there."""
+def make_tokens(tokenization: str, study: Study) -> str:
+    """Make the tokens of the planted images in one way, unless they are there; gives its name."""
+    study.cache(tokenization)
+    study.targets()
+    return f"tokens {tokenization}"
+
+
+def run_job(job: Job, study: Study) -> str:
+    """Do a run and write its file, unless it is there; gives its name."""
     path = study.work_dir / "results" / f"{job.name}.json"
     if path.exists():
-        return
-    torch.set_num_threads(1)
+        return job.name
     result = _run_oasis(job, study) if job.study == "oasis" else _run_planted(job, study)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     temporary.write_text(json.dumps({**asdict(job), **result}))
     temporary.replace(path)
+    return job.name
 
 
 def _run_planted(job: Job, study: Study) -> dict[str, Any]:
     arm = ARMS[FAULTY_ARM if job.study == "faults" else job.arm]
     fault = job.arm if job.study == "faults" else "ours"
     train, evaluate = study.cache(arm.train), study.cache(arm.evaluate)
-    views = study.views() if job.arm == DRAWN_ARM else None
-    targets = study.targets()
+    views = study.views() if job.arm == DRAWN_ARM and "all" in job.questions else None
+    targets = study.targets()[:, [QUESTIONS.index(name) for name in job.questions]]
     rows = split_pool(study.size, job.seed)
     training, validation, test = (
         Part(cache, part, targets[part]) for cache, part in zip((train, evaluate, evaluate), rows, strict=True)
@@ -221,7 +248,7 @@ def _run_planted(job: Job, study: Study) -> dict[str, Any]:
     result = _costs(study.size.recipe, evaluate, 1, started)
     result["rows"] = [
         {"factor": question, "srcc": outcome.srcc, "plcc": outcome.plcc, "best_epoch": outcome.best_epoch}
-        for question, outcome in zip(QUESTIONS, outcomes, strict=True)
+        for question, outcome in zip(job.questions, outcomes, strict=True)
     ]
     started = time.process_time()
     predict(model, test)
@@ -280,7 +307,12 @@ def _costs(recipe: Recipe, cache: TokenCache, channels: int, started: float) -> 
 def collect(work_dir: Path, output_dir: Path) -> None:
     """Write the CSV files of all runs that are there."""
     results = [json.loads(path.read_text()) for path in sorted((work_dir / "results").glob("*.json"))]
-    faultless = [result for result in results if result["study"] == "planted" and result["arm"] == FAULTY_ARM]
+    asked = {result["question"] for result in results if result["study"] == "faults"}
+    faultless = [
+        result
+        for result in results
+        if result["study"] == "planted" and result["arm"] == FAULTY_ARM and result["question"] in asked
+    ]
     results += [{**result, "study": "faults", "arm": "ours"} for result in faultless]
     for study in ("planted", "faults", "oasis"):
         found = [result for result in results if result["study"] == study]
@@ -326,12 +358,41 @@ def _write_csv(path: Path, header: Sequence[str], rows: Iterator[Sequence[Any]])
         writer.writerows(rows)
 
 
-def run_shard(jobs: Sequence[Job], study: Study) -> None:
-    """Do runs one after the other, and say how it goes."""
-    for number, job in enumerate(jobs, start=1):
-        started = time.time()
-        run_job(job, study)
-        print(f"{number}/{len(jobs)} {job.name} {time.time() - started:.0f} s", file=sys.stderr, flush=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def _results(function: Any, items: Sequence[Any], study: Study, workers: int) -> Iterator[str]:
+    """What the function gives for each item, from so many processes of one thread; whoever is free takes the next."""
+    if workers == 1:
+        _one_thread()
+        yield from (function(item, study) for item in items)
+        return
+    with ProcessPoolExecutor(workers, get_context("spawn"), _one_thread) as pool:
+        waiting = [pool.submit(function, item, study) for item in items]
+        try:
+            for done in as_completed(waiting):
+                yield done.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def do_all(function: Any, items: Sequence[Any], study: Study, workers: int) -> None:
+    """Do all items and say how it goes."""
+    started = time.time()
+    for number, name in enumerate(_results(function, items, study, workers), start=1):
+        print(f"{number}/{len(items)} {name}, {time.time() - started:.0f} s", file=sys.stderr, flush=True)
+    _planted.cache_clear()
+
+
+def claim_work_dir(study: Study) -> None:
+    """Write down what the runs in the folder are made with; refuse a folder whose runs were made otherwise."""
+    written = json.dumps({name: value for name, value in asdict(study.size).items() if name != "seeds"}, indent=1)
+    path = study.work_dir / "size.json"
+    if path.exists() and path.read_text() != written:
+        raise SystemExit(f"{study.work_dir} holds runs of other settings: give another --work-dir or delete it.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(written)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -341,32 +402,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", choices=SIZES, default="quick")
     parser.add_argument("--data-dir", type=Path, help="folder of OASIS, for the study on real ratings")
     parser.add_argument("--work-dir", type=Path, default=Path("runs/tokenization_study"))
-    parser.add_argument("--output-dir", type=Path, default=HERE / "results")
+    parser.add_argument("--output-dir", type=Path, help="of the CSV files; default: WORK_DIR/SIZE/tables")
     parser.add_argument("--seeds", type=int, help="instead of those of the size")
     parser.add_argument("--device", default="cpu", help="to train on")
     parser.add_argument("--workers", type=int, default=1, help="processes, each with one thread")
-    parser.add_argument("--shard", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     studies = args.studies or [name for name in STUDIES if name != "oasis" or args.data_dir]
     if "oasis" in studies and args.data_dir is None:
         parser.error("the study on real ratings needs --data-dir")
     size = SIZES[args.size] if args.seeds is None else replace(SIZES[args.size], seeds=args.seeds)
     study = Study(size, args.work_dir / args.size, args.data_dir, args.device)
-    jobs = list_jobs(studies, size.seeds)
-    if args.shard is not None:
-        run_shard(jobs[args.shard :: args.workers], study)
-        return
-    if args.workers == 1:
-        run_shard(jobs, study)
-    else:
-        command = [sys.executable, "-m", __spec__.name, *(sys.argv[1:] if argv is None else argv)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        shards = [
-            subprocess.Popen([*command, "--shard", str(shard)], env=environment) for shard in range(args.workers)
-        ]
-        if any([shard.wait() for shard in shards]):
-            raise SystemExit("A worker failed; start again to go on.")
-    collect(study.work_dir, args.output_dir)
+    claim_work_dir(study)
+    # The tokens first: their makers hold all images in memory and are gone before the runs begin.
+    do_all(make_tokens, list_tokenizations(studies), study, args.workers)
+    do_all(run_job, list_jobs(studies, size), study, args.workers)
+    collect(study.work_dir, args.output_dir or study.work_dir / "tables")
 
 
 if __name__ == "__main__":

@@ -16,17 +16,19 @@ import torch
 from benchmarks.tokenization_study.arms import TOKENIZATIONS
 
 
-ARRAYS = ("pixel_values", "scale_ids", "patch_positions", "spatial_shapes", "lengths")
+# Of each token, kept one after the other without padding; of each image.
+TOKEN_ARRAYS = {"pixel_values": np.uint8, "scale_ids": np.uint8, "patch_positions": np.int16}
+IMAGE_ARRAYS = ("spatial_shapes", "lengths", "starts")
 Photo = tuple[np.ndarray, "np.ndarray | None"]
 
 
 @dataclass(frozen=True)
 class TokenCache:
-    """Tokens of N images, D draws each, padded with zeros to the longest; memory-mapped.
+    """Tokens of N images, D draws each, T in all, memory-mapped.
 
     Attributes:
-        arrays: `pixel_values` (N, D, L, C·P·P) uint8, `scale_ids` (N, D, L), `patch_positions` (N, D, L, 2),
-            `spatial_shapes` (N, D, S, 2), `lengths` (N, D).
+        arrays: `pixel_values` (T, C·P·P) uint8, `scale_ids` (T,), `patch_positions` (T, 2), and for each image and
+            draw `spatial_shapes` (N, D, S, 2), `lengths` (N, D), `starts` (N, D).
         milliseconds: CPU time to tokenize one image.
     """
 
@@ -59,16 +61,17 @@ class TokenCache:
             pad_to: pad to at least so many tokens.
         """
         lengths = self.arrays["lengths"][images, draws]
-        longest = int(lengths.max())
-        length = max(longest, pad_to)
+        starts = self.arrays["starts"][images, draws]
+        length = max(int(lengths.max()), pad_to)
 
         def take(name: str) -> torch.Tensor:
-            rows = np.stack([self.arrays[name][i, d, :longest] for i, d in zip(images, draws, strict=True)])
-            tensor = torch.from_numpy(rows)
-            padding = (0, 0) * (tensor.ndim - 2) + (0, length - longest)
-            return torch.nn.functional.pad(tensor, padding)
+            source = self.arrays[name]
+            rows = np.zeros((len(images), length, *source.shape[1:]), dtype=source.dtype)
+            for row, start, count in zip(rows, starts, lengths, strict=True):
+                row[:count] = source[start : start + count]
+            return torch.from_numpy(rows)
 
-        mask = torch.arange(length)[None] < torch.from_numpy(lengths.astype(np.int64))[:, None]
+        mask = torch.arange(length)[None] < torch.from_numpy(lengths)[:, None]
         mean, std = normalize
         values = take("pixel_values").float().mul_(1 / (255 * std)).sub_(mean / std)
         values[~mask] = 0.0
@@ -77,7 +80,7 @@ class TokenCache:
             "pixel_attention_mask": mask.long(),
             "scale_ids": take("scale_ids").long(),
             "patch_positions": take("patch_positions").long(),
-            "spatial_shapes": torch.from_numpy(self.arrays["spatial_shapes"][images, draws].astype(np.int64)),
+            "spatial_shapes": torch.from_numpy(self.arrays["spatial_shapes"][images, draws]),
         }
 
 
@@ -107,7 +110,7 @@ def load_or_make_cache(
             os.rename(temporary, target)
         except OSError:  # another process was faster
             shutil.rmtree(temporary)
-    arrays = {name: np.load(target / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
+    arrays = {name: np.load(target / f"{name}.npy", mmap_mode="r") for name in (*TOKEN_ARRAYS, *IMAGE_ARRAYS)}
     return TokenCache(arrays, json.loads((target / "cost.json").read_text())["milliseconds"])
 
 
@@ -116,19 +119,21 @@ def _write_cache(
 ) -> None:
     tokenize = TOKENIZATIONS[tokenization]
     draws = num_draws if tokenize.is_random else 1
+    kept: dict[str, list[np.ndarray]] = {name: [] for name in (*TOKEN_ARRAYS, "spatial_shapes")}
+    lengths = []
     started = time.process_time()
-    rows = [
-        tokenize(pixels, saliency, patch_size, max_num_patches, seed=index * 1000 + draw)
-        for index, (pixels, saliency) in enumerate(photos)
-        for draw in range(draws)
-    ]
-    milliseconds = (time.process_time() - started) * 1000 / len(rows)
-    lengths = np.array([len(row["scale_ids"]) for row in rows], dtype=np.int32)
-    arrays = {"lengths": lengths, "spatial_shapes": np.stack([row["spatial_shapes"].numpy() for row in rows])}
-    for name, dtype in (("pixel_values", np.uint8), ("scale_ids", np.uint8), ("patch_positions", np.int16)):
-        arrays[name] = np.zeros((len(rows), int(lengths.max()), *rows[0][name].shape[1:]), dtype=dtype)
-        for index, row in enumerate(rows):
-            arrays[name][index, : lengths[index]] = row[name].numpy()
-    for name in ARRAYS:
-        np.save(folder / f"{name}.npy", arrays[name].reshape(len(photos), draws, *arrays[name].shape[1:]))
+    for index, (pixels, saliency) in enumerate(photos):
+        for draw in range(draws):
+            row = tokenize(pixels, saliency, patch_size, max_num_patches, seed=index * 1000 + draw)
+            for name, parts in kept.items():
+                parts.append(row[name].numpy().astype(TOKEN_ARRAYS.get(name, np.int64), copy=False))
+            lengths.append(len(row["scale_ids"]))
+    milliseconds = (time.process_time() - started) * 1000 / len(lengths)
+    shape = (len(photos), draws)
+    starts = np.cumsum([0, *lengths[:-1]])
+    for name in TOKEN_ARRAYS:
+        np.save(folder / f"{name}.npy", np.concatenate(kept.pop(name)))
+    for name, values in {"lengths": lengths, "starts": starts, "spatial_shapes": kept["spatial_shapes"]}.items():
+        array = np.asarray(values, dtype=np.int64)
+        np.save(folder / f"{name}.npy", array.reshape(*shape, *array.shape[1:]))
     (folder / "cost.json").write_text(json.dumps({"milliseconds": milliseconds}))

@@ -36,16 +36,16 @@ class Recipe:
     """
 
     patch_size: int = 48
-    max_num_patches: int = 64
+    max_num_patches: int = 121
     hidden_size: int = 48
-    num_layers: int = 2
+    num_layers: int = 3
     num_heads: int = 3
-    updates: int = 384
-    batch_size: int = 16
-    learning_rate: float = 2e-3
+    updates: int = 600
+    batch_size: int = 8
+    learning_rate: float = 1e-3
     weight_decay: float = 0.05
     warmup: float = 0.1
-    evaluations: int = 12
+    evaluations: int = 8
 
 
 @dataclass(frozen=True)
