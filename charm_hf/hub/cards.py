@@ -13,21 +13,12 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from .._registration import DEFAULT_REPOSITORY
 from ..models.configuration_charm import AADB_ATTRIBUTES, get_dataset_preset
-from ..models.model_card_charm import LICENSE, PIPELINE_TAG, card_metadata, find_base_models
+from ..models.model_card_charm import LICENSE, METRIC_NAMES, PIPELINE_TAG, card_metadata, find_base_models
 from .layout import ASSETS, CONFIG_NAME
 from .released import PAPER_BASE_MODEL, PAPER_NAME, PAPER_URL, RELEASED
 
 
 TEMPLATES = ASSETS / "model_cards"
-METRIC_NAMES = {
-    "plcc": "PLCC",
-    "srcc": "SRCC",
-    "acc": "ACC",
-    "mse": "MSE",
-    "mae": "MAE",
-    "emd_r1": "EMD (r = 1)",
-    "emd_r2": "EMD (r = 2)",
-}
 EVAL_RESULTS_NAME = "eval_results.json"
 # The pickles do not say which backbone they grew from; among DINOv2 models the width tells.
 _DINOV2_OF_WIDTH = {384: "facebook/dinov2-small", 768: "facebook/dinov2-base", 1024: "facebook/dinov2-large"}

@@ -149,7 +149,32 @@ def save_code_files(folder: str | os.PathLike, module_file: str = __file__) -> l
     return written
 
 
-class CharmConfig(PretrainedConfig):
+class CarriesItsCode:
+    """Part of a configuration that saves the code of its model, and the names of the classes in it, beside itself.
+
+    Attributes:
+        own_auto_map: Auto class -> class in a travelling file.
+        code_file: the file whose siblings travel.
+    """
+
+    own_auto_map: ClassVar[dict[str, str]]
+    code_file: ClassVar[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Serialize; the code that travels with the checkpoint is always named, however the object was loaded."""
+        output = super().to_dict()  # type: ignore[misc]
+        output["auto_map"] = dict(self.own_auto_map)
+        output["custom_pipelines"] = copy_custom_pipelines()
+        return output
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Write `config.json` and the code files; saving a model or a pipeline comes through here."""
+        os.makedirs(save_directory, exist_ok=True)
+        save_code_files(save_directory, self.code_file)
+        super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)  # type: ignore[misc]
+
+
+class CharmConfig(CarriesItsCode, PretrainedConfig):
     r"""Configuration of [`CharmModel`] and [`CharmForAestheticScoring`].
 
     Args:
@@ -173,6 +198,8 @@ class CharmConfig(PretrainedConfig):
     """
 
     model_type = "charm"
+    own_auto_map = AUTO_MAP
+    code_file = __file__
     sub_configs: ClassVar[dict[str, Any]] = {"backbone_config": AutoConfig}
     # `transformers.Trainer` gathers the other outputs of a whole evaluation: logits and scores.
     keys_to_ignore_at_inference: ClassVar[list[str]] = [
@@ -250,19 +277,6 @@ class CharmConfig(PretrainedConfig):
             raise ValueError(
                 f"`num_attributes` must be 0 or at least 2 (the score stands at index -3), got {self.num_attributes}."
             )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Serialize; the code that travels with the checkpoint is always named, however the object was loaded."""
-        output = super().to_dict()
-        output["auto_map"] = dict(AUTO_MAP)
-        output["custom_pipelines"] = copy_custom_pipelines()
-        return output
-
-    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
-        """Write `config.json` and the code files; saving a model or a pipeline comes through here."""
-        os.makedirs(save_directory, exist_ok=True)
-        save_code_files(save_directory)
-        super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     @classmethod
     def for_dataset(cls, name: str, backbone_config: Any = None, **overrides: Any) -> CharmConfig:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -11,11 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from transformers import AutoConfig, PretrainedConfig
 
 from .configuration_charm import (
+    CarriesItsCode,
     CharmConfig,
     copy_custom_pipelines,
     get_dataset_preset,
     is_travelling_code,
-    save_code_files,
 )
 
 
@@ -39,7 +38,7 @@ SELF_ATTENTIONS = ("none", "shared", "separate", "joint")
 FEED_FORWARDS = ("shared", "separate")
 
 
-class MmlqConfig(PretrainedConfig):
+class MmlqConfig(CarriesItsCode, PretrainedConfig):
     r"""Configuration of [`MmlqModel`] and [`MmlqForAestheticScoring`].
 
     The defaults are the shape of the paper (ICME 2024, arXiv 2405.01326): CLIP ViT-L/14 and BERT-base, six interaction
@@ -81,6 +80,8 @@ class MmlqConfig(PretrainedConfig):
     """
 
     model_type = "mmlq"
+    own_auto_map = AUTO_MAP
+    code_file = __file__
     sub_configs: ClassVar[dict[str, Any]] = {"vision_config": AutoConfig, "text_config": AutoConfig}
     keys_to_ignore_at_inference: ClassVar[list[str]] = [
         "last_hidden_state",
@@ -186,19 +187,6 @@ class MmlqConfig(PretrainedConfig):
     def feature_size(self, modality: str) -> int:
         """Width of the features that a modality's queries attend to."""
         return (self.vision_config if modality == "visual" else self.text_config).hidden_size
-
-    def to_dict(self) -> dict[str, Any]:
-        """Serialize; the code that travels with the checkpoint is always named, however the object was loaded."""
-        output = super().to_dict()
-        output["auto_map"] = dict(AUTO_MAP)
-        output["custom_pipelines"] = copy_custom_pipelines()
-        return output
-
-    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
-        """Write `config.json` and the code files; saving a model comes through here."""
-        os.makedirs(save_directory, exist_ok=True)
-        save_code_files(save_directory, __file__)
-        super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     @classmethod
     def for_dataset(cls, name: str, **overrides: Any) -> MmlqConfig:

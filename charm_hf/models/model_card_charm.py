@@ -16,6 +16,16 @@ PIPELINE_TAG = "image-classification"
 TAGS = ("image-aesthetics", "image-quality-assessment", "vision", "charm")
 # Of the code that travels with every checkpoint, and of the DINOv2 weights that most grow from.
 LICENSE = "apache-2.0"
+# What a card calls each metric.
+METRIC_NAMES = {
+    "plcc": "PLCC",
+    "srcc": "SRCC",
+    "acc": "ACC",
+    "mse": "MSE",
+    "mae": "MAE",
+    "emd_r1": "EMD (r = 1)",
+    "emd_r2": "EMD (r = 2)",
+}
 
 
 def find_base_models(config: Mapping[str, Any]) -> list[str]:

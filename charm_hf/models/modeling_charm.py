@@ -159,6 +159,32 @@ def denormalize_scores(scores: torch.Tensor, score_range: list[float] | tuple[fl
     return low + scores * (high - low)
 
 
+def aesthetic_loss(
+    labels: torch.Tensor,
+    normalized_scores: torch.Tensor,
+    distribution: torch.Tensor | None,
+    score_range: list[float] | tuple[float, float],
+) -> torch.Tensor:
+    """What both models are trained with: squared error of scores, or [`emd_loss`] of distributions.
+
+    Args:
+        labels: (B,) scores in the data set's own units, or (B, K) distributions, which need not add up to 1.
+        normalized_scores: (B,) in [0, 1], of the model.
+        distribution: (B, K) of the model, if it has bins.
+        score_range: of the data set.
+
+    Raises:
+        ValueError: if the labels are of another shape.
+    """
+    labels = labels.to(normalized_scores)
+    if labels.shape == normalized_scores.shape:
+        return F.mse_loss(normalized_scores, normalize_scores(labels, score_range))
+    if distribution is not None and labels.shape == distribution.shape:
+        return emd_loss(distribution, labels / labels.sum(-1, keepdim=True))
+    distributions = "" if distribution is None else f" or {tuple(distribution.shape)} distributions"
+    raise ValueError(f"`labels` must be ({len(normalized_scores)},) scores{distributions}, got {tuple(labels.shape)}.")
+
+
 @dataclass
 class CharmAestheticOutput(ModelOutput):
     """What [`CharmForAestheticScoring`] returns.
@@ -668,17 +694,9 @@ class CharmForAestheticScoring(CharmPreTrainedModel):
         self, result: CharmAestheticOutput, labels: torch.Tensor, attribute_targets: torch.Tensor | None
     ) -> torch.Tensor:
         assert result.normalized_scores is not None
-        batch, outputs = len(result.normalized_scores), self.config.num_labels
-        labels = labels.to(result.normalized_scores)
-        if labels.shape == (batch, 1):
+        if labels.shape == (len(result.normalized_scores), 1):
             labels = labels[:, 0]
-        if labels.shape == (batch,):
-            loss = F.mse_loss(result.normalized_scores, normalize_scores(labels, self.config.score_range))
-        elif result.distribution is not None and labels.shape == (batch, outputs):
-            loss = emd_loss(result.distribution, labels / labels.sum(-1, keepdim=True))
-        else:
-            distributions = f" or ({batch}, {outputs}) distributions" if result.distribution is not None else ""
-            raise ValueError(f"`labels` must be ({batch},) scores{distributions}, got {tuple(labels.shape)}.")
+        loss = aesthetic_loss(labels, result.normalized_scores, result.distribution, self.config.score_range)
         if attribute_targets is not None:
             if result.attributes is None or attribute_targets.shape != result.attributes.shape:
                 raise ValueError(

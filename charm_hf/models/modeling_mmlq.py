@@ -17,7 +17,7 @@ from transformers.utils.generic import can_return_tuple
 from .configuration_mmlq import ENCODER_NAMES, MmlqConfig
 from .encoders_mmlq import HUB_ARGUMENTS, build_encoder, find_encoder, load_encoder
 from .interaction_mmlq import MmlqFeatures, MmlqInteractionBlock
-from .modeling_charm import CheckpointMixin, distribution_moments, emd_loss, normalize_scores
+from .modeling_charm import CheckpointMixin, aesthetic_loss, distribution_moments, normalize_scores
 
 
 def drop_comments(has_comments: torch.Tensor, probability: float) -> torch.Tensor:
@@ -571,27 +571,17 @@ class MmlqForAestheticScoring(MmlqPreTrainedModel):
         logits = self.head(outputs.pooler_output)
         distribution = logits.float().softmax(-1)  # a half-precision score has no third digit
         scores, std = distribution_moments(distribution, torch.tensor(self.config.score_values, device=logits.device))
-        normalized_scores = normalize_scores(scores, self.config.score_range)
+        score_range = self.config.score_range
+        normalized_scores = normalize_scores(scores, score_range)
+        loss = None if labels is None else aesthetic_loss(labels, normalized_scores, distribution, score_range)
         return MmlqAestheticOutput(
-            loss=None if labels is None else self._loss(distribution, normalized_scores, labels),
+            loss=loss,
             logits=logits,
             scores=scores,
             normalized_scores=normalized_scores,
             distribution=distribution,
             std=std,
             **outputs,
-        )
-
-    def _loss(self, distribution: torch.Tensor, normalized_scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        batch_size, bins = distribution.shape
-        labels = labels.to(distribution)
-        if labels.shape == (batch_size,):
-            return nn.functional.mse_loss(normalized_scores, normalize_scores(labels, self.config.score_range))
-        if labels.shape == (batch_size, bins):
-            return emd_loss(distribution, labels / labels.sum(-1, keepdim=True))
-        raise ValueError(
-            f"`labels` must be ({batch_size},) scores or ({batch_size}, {bins}) distributions, got "
-            f"{tuple(labels.shape)}."
         )
 
 

@@ -8,20 +8,14 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from charm_hf.models.configuration_mmlq import MmlqConfig
-from charm_hf.models.model_card_charm import PIPELINE_TAG, card_metadata
+from charm_hf.models.model_card_charm import METRIC_NAMES, PIPELINE_TAG, card_metadata
 
 
-_NAMES = {
-    "plcc": "PLCC",
-    "srcc": "SRCC",
-    "acc": "ACC",
-    "mse": "MSE",
-    "mae": "MAE",
-    "emd_r1": "EMD (r = 1)",
-    "emd_r2": "EMD (r = 2)",
-}
 # A model that reads comments is measured without them, too.
-METRIC_NAMES = {**_NAMES, **{f"{key}_no_comments": f"{name}, without comments" for key, name in _NAMES.items()}}
+_MEASURED = {
+    **METRIC_NAMES,
+    **{f"{key}_no_comments": f"{name}, without comments" for key, name in METRIC_NAMES.items()},
+}
 _TEMPLATE = """---
 {metadata}
 ---
@@ -81,7 +75,7 @@ def draft_model_card(name: str, config: Any, run: Mapping[str, Any], record: Map
     """
     dataset = config.dataset_name or "photos"
     validation = run["splits"].get("validation")
-    metrics = {key: record[key] for key in METRIC_NAMES if key in record}
+    metrics = {key: record[key] for key in _MEASURED if key in record}
     data = ModelCardData(
         model_name=name,
         **card_metadata(config.to_dict()),
@@ -110,7 +104,7 @@ def _results_text(run: Mapping[str, Any], record: Mapping[str, Any], metrics: Ma
     if "validation" not in run["splits"]:
         return "Nothing was measured: the run had no validation part."
     chosen = run["flags"]["metric_for_best_model"] != "last"
-    rows = "\n".join(f"| {METRIC_NAMES[key]} | {value:.4f} |" for key, value in metrics.items())
+    rows = "\n".join(f"| {_MEASURED[key]} | {value:.4f} |" for key, value in metrics.items())
     return (
         f"On the validation part, {run['splits']['validation']['images']:,} photos, after epoch {record['epoch']}"
         + (
@@ -131,6 +125,6 @@ def _result(dataset: str, split: Mapping[str, Any], metric: str, value: float) -
         dataset_split="validation",
         dataset_args={"images": split["images"], "image_ids_sha256": split["sha256"]},
         metric_type=metric,
-        metric_name=METRIC_NAMES[metric],
+        metric_name=_MEASURED[metric],
         metric_value=round(value, 6),
     )
