@@ -114,6 +114,18 @@ def test_a_broken_file_is_an_error_that_names_it(tmp_path: Path, content: bytes,
         load_image(path)
 
 
+@pytest.mark.parametrize("read", [load_image, image_size])
+def test_a_file_beyond_pils_own_limit_is_an_error_that_names_it(read, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = encode(Image.new("1", (2000, 1000)), "PNG")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500_000)
+    with pytest.raises(ValueError, match="bomb.png is too large"):
+        read(content, name="bomb.png")
+
+
+def test_the_largest_photo_is_the_largest_that_pil_opens() -> None:
+    assert image_loading_charm.MAX_IMAGE_PIXELS == 2 * Image.MAX_IMAGE_PIXELS
+
+
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere.jpg"):
         load_image(tmp_path / "nowhere.jpg")

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,8 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 
-# A 300-megapixel RGB image is 900 MB decoded: beyond it a file is taken for a decompression bomb.
-MAX_IMAGE_PIXELS = 300_000_000
+# 537 MB of RGB: beyond it a file is taken for a decompression bomb, as PIL does at its default settings.
+MAX_IMAGE_PIXELS = 178_956_970
 
 _URL_PREFIXES = ("http://", "https://")
 _URL_TIMEOUT_SECONDS = 30.0
@@ -38,6 +40,21 @@ def describe_source(source: Any, index: int | None = None) -> str:
     if name:
         return repr(os.fspath(name))
     return "the image" if index is None else f"image {index} of the batch"
+
+
+@contextmanager
+def _errors_naming(name: str) -> Iterator[None]:
+    """Turn what PIL raises at broken content into a `ValueError` that names the image."""
+    try:
+        yield
+    except (FileNotFoundError, PermissionError, IsADirectoryError):
+        raise
+    except UnidentifiedImageError:
+        raise ValueError(f"{name} is not an image that PIL can read.") from None
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{name} is too large: {error}") from None
+    except (OSError, SyntaxError, EOFError, TypeError, IndexError, OverflowError, MemoryError) as error:
+        raise ValueError(f"{name} cannot be decoded: {error}") from error
 
 
 def load_image(source: Any, *, name: str | None = None, draft_size: tuple[int, int] | None = None) -> Image.Image:
@@ -58,33 +75,26 @@ def load_image(source: Any, *, name: str | None = None, draft_size: tuple[int, i
         ValueError: if the content is empty, broken, no image, or larger than `MAX_IMAGE_PIXELS`; it names the image.
     """
     name = name or describe_source(source)
-    try:
+    with _errors_naming(name):
         if isinstance(source, Image.Image):
             return _to_rgb(_first_frame(source), name)
         with _open(source, name) as image:
             if draft_size is not None and image.format == "JPEG" and image.mode in ("RGB", "L"):
                 image.draft(image.mode, draft_size if _oriented_size(image) == image.size else draft_size[::-1])
             return _to_rgb(image, name)
-    except (FileNotFoundError, PermissionError, IsADirectoryError):
-        raise
-    except UnidentifiedImageError:
-        raise ValueError(f"{name} is not an image that PIL can read.") from None
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"{name} is too large: {error}") from None
-    except (OSError, SyntaxError, EOFError, TypeError, IndexError, OverflowError, MemoryError) as error:
-        raise ValueError(f"{name} cannot be decoded: {error}") from error
 
 
 def image_size(source: Any, *, name: str | None = None) -> tuple[int, int]:
-    """Width and height in pixels after EXIF orientation, without decoding the pixels of a file."""
+    """Width and height in pixels after EXIF orientation, without decoding the pixels of a file.
+
+    Raises:
+        FileNotFoundError, PermissionError, ValueError: as [`load_image`].
+    """
     name = name or describe_source(source)
     if isinstance(source, Image.Image):
         return _oriented_size(source)
-    try:
-        with _open(source, name) as image:
-            return _oriented_size(image)
-    except UnidentifiedImageError:
-        raise ValueError(f"{name} is not an image that PIL can read.") from None
+    with _errors_naming(name), _open(source, name) as image:
+        return _oriented_size(image)
 
 
 def rgb_planes(image: Image.Image) -> np.ndarray:

@@ -33,7 +33,7 @@ def hostile(tmp_path, write_photo):
     files = {
         "bomb.png": (png_header(50_000, 50_000), "limit"),
         "cut.jpg": (content[: len(content) // 2], "cannot be decoded"),
-        "header only.jpg": (content[:400], "header cannot be used"),
+        "header only.jpg": (content[:400], "cannot be decoded"),
         "lies.png": (png_header(300, 200), "cannot be"),
         "text.jpg": (b"hello world", "not an image"),
         "zero bytes.jpg": (b"", "zero bytes"),
