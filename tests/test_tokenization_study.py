@@ -26,7 +26,7 @@ from benchmarks.tokenization_study.faults import FAULTS
 from benchmarks.tokenization_study.oasis import flip_tokens
 from benchmarks.tokenization_study.planted_images import FACTORS, QUESTIONS, make_planted_image, subject_place
 from benchmarks.tokenization_study.statistics_of_runs import draw_spread, estimate
-from benchmarks.tokenization_study.token_cache import load_or_make_cache
+from benchmarks.tokenization_study.token_cache import ensure_cache, load_cache
 from benchmarks.tokenization_study.training import Recipe, build_model, gmacs
 
 
@@ -234,7 +234,7 @@ def test_a_folder_of_runs_with_other_settings_is_refused(tmp_path):
 
 def test_a_batch_from_the_cache_is_what_the_tokenization_gave(images, tmp_path):
     photos = [(image.pixels, image.saliency) for image in images]
-    cache = load_or_make_cache(tmp_path, "charm-random", lambda: photos, 16, 64, num_draws=2)
+    cache = load_cache(ensure_cache(tmp_path, "charm-random", lambda: photos, 16, 64, num_draws=2))
     chosen, draws = np.array([3, 0, 7]), np.array([1, 0, 1])
     batch = cache.batch(chosen, draws, normalize=(0.0, 1.0))
     for row, (image, draw) in enumerate(zip(chosen, draws, strict=True)):

@@ -9,6 +9,9 @@ Every image carries all four, drawn independently, so that each is a distraction
 - `tone`: brightness of the whole image, a gamma curve.
 
 `all` is the mean of the four. Every factor is uniform on [0, 1].
+
+Whatever is larger than a pixel is laid out relative to the frame: a wide frame has a wide subject. Otherwise a
+squashed image would still tell the aspect ratio, by the shape of a disc that ought to be round.
 """
 
 from __future__ import annotations
@@ -86,15 +89,14 @@ def make_planted_image(seed: int, index: int, scale: float = 1.0) -> PlantedImag
     factors["all"] = float(np.mean([factors[name] for name in FACTORS]))
     height, width = _size(factors["aspect"], rng, scale)
     canvas = _background(height, width, rng)
-    unit = round(128 * scale)
     for _ in range(rng.integers(2, 5)):
-        _add_coarse_grating(canvas, unit, rng)
+        _add_coarse_grating(canvas, rng)
     for _ in range(rng.integers(1, 3)):
-        _add_noise(canvas, unit, rng)
+        _add_noise(canvas, rng)
     saliency = np.zeros(canvas.shape, dtype=bool)
     for _ in range(2):
-        _add_detail(canvas, saliency, unit, factors["detail"], rng)
-    _add_subject(canvas, saliency, unit, factors["placement"], rng)
+        _add_detail(canvas, saliency, factors["detail"], rng)
+    _add_subject(canvas, saliency, factors["placement"], rng)
     gamma = math.exp(MAX_LOG_GAMMA * (1 - 2 * factors["tone"]))
     pixels = 255 * (canvas.clip(0, 255) / 255) ** gamma
     return PlantedImage(pixels.round().astype(np.uint8), saliency, factors)
@@ -118,33 +120,32 @@ def _background(height: int, width: int, rng: np.random.Generator) -> np.ndarray
     return (part - part.mean()) * (GREY_STD / max(part.std(), 1.0)) + GREY_MEAN
 
 
-def _random_box(shape: tuple[int, ...], unit: int, rng: np.random.Generator) -> tuple[slice, slice]:
-    height, width = (min(round(unit * rng.uniform(0.75, 1.25)), side) for side in shape)
+def _random_box(shape: tuple[int, ...], rng: np.random.Generator, share: float = 0.165) -> tuple[slice, slice]:
+    """A box whose sides are about this share of the frame's."""
+    height, width = (round(side * share * rng.uniform(0.75, 1.25)) for side in shape)
     top, left = rng.integers(shape[0] - height + 1), rng.integers(shape[1] - width + 1)
     return slice(top, top + height), slice(left, left + width)
 
 
-def _add_coarse_grating(canvas: np.ndarray, unit: int, rng: np.random.Generator) -> None:
-    box = _random_box(canvas.shape, round(unit * 1.3), rng)
+def _add_coarse_grating(canvas: np.ndarray, rng: np.random.Generator) -> None:
+    box = _random_box(canvas.shape, rng, share=0.215)
     rows, columns = np.mgrid[box]
-    angle, period, phase = rng.uniform(0, np.pi), rng.uniform(8, 24), rng.uniform(0, 2 * np.pi)
-    wave = np.sin((rows * np.sin(angle) + columns * np.cos(angle)) * (2 * np.pi / period) + phase)
-    canvas[box] += rng.uniform(10, 40) * wave
+    angle, cycles, phase = rng.uniform(0, np.pi), rng.uniform(32, 96), rng.uniform(0, 2 * np.pi)
+    place = rows * (np.sin(angle) / canvas.shape[0]) + columns * (np.cos(angle) / canvas.shape[1])
+    canvas[box] += rng.uniform(10, 40) * np.sin(place * (2 * np.pi * cycles) + phase)
 
 
-def _add_noise(canvas: np.ndarray, unit: int, rng: np.random.Generator) -> None:
-    box = _random_box(canvas.shape, unit, rng)
+def _add_noise(canvas: np.ndarray, rng: np.random.Generator) -> None:
+    box = _random_box(canvas.shape, rng)
     canvas[box] += rng.uniform(5, 20) * rng.standard_normal(canvas[box].shape, dtype=np.float32)
 
 
-def _add_detail(
-    canvas: np.ndarray, saliency: np.ndarray, unit: int, strength: float, rng: np.random.Generator
-) -> None:
+def _add_detail(canvas: np.ndarray, saliency: np.ndarray, strength: float, rng: np.random.Generator) -> None:
     """Lay the checkerboard over a region, flattened a little so that nothing is clipped.
 
     Its sign is the same everywhere, so that a linear filter finds it.
     """
-    box = _random_box(canvas.shape, unit, rng)
+    box = _random_box(canvas.shape, rng)
     rows, columns = np.mgrid[box]
     sign = 1 - 2 * ((rows + columns) % 2)
     canvas[box] = canvas[box].clip(50, 205) + MAX_DETAIL_CONTRAST * strength * sign
@@ -159,15 +160,13 @@ def subject_place(placement: float, rng: np.random.Generator) -> tuple[float, fl
     return mean + offset, mean - offset
 
 
-def _add_subject(
-    canvas: np.ndarray, saliency: np.ndarray, unit: int, placement: float, rng: np.random.Generator
-) -> None:
+def _add_subject(canvas: np.ndarray, saliency: np.ndarray, placement: float, rng: np.random.Generator) -> None:
     """Draw a bright ellipse with a dark rim; it may be cut by the frame."""
     place = subject_place(placement, rng)
     rows, columns = np.ogrid[: canvas.shape[0], : canvas.shape[1]]
-    radii = unit * rng.uniform(1.0, 1.3, size=2)
-    radius = ((rows - place[0] * canvas.shape[0]) / radii[0]) ** 2 + (
-        (columns - place[1] * canvas.shape[1]) / radii[1]
+    radii = rng.uniform(0.16, 0.21, size=2)  # of the frame's sides
+    radius = ((rows / canvas.shape[0] - place[0]) / radii[0]) ** 2 + (
+        (columns / canvas.shape[1] - place[1]) / radii[1]
     ) ** 2
     canvas[radius < 1] = 15.0
     canvas[radius < 0.8] = 250.0

@@ -122,13 +122,15 @@ def costs_table(rows: Rows) -> str:
 
 
 def faults_table(rows: Rows) -> str:
-    """Each fault minus our defaults, paired by seed."""
-    ours = [str(estimate(list(values_of(rows, "ours", question, "srcc").values()))) for question in QUESTIONS]
+    """Each fault minus our defaults, paired by seed, for the questions that were asked."""
+    found = {row["factor"] for row in rows}
+    asked = [question for question in QUESTIONS if question in found]
+    ours = [str(estimate(list(values_of(rows, "ours", question, "srcc").values()))) for question in asked]
     lines = [["our defaults (SRCC itself)", *ours]]
     for fault in present(rows, [name for name in FAULTS if name != "ours"]):
-        cells = [difference(rows, fault, "ours", question).signed for question in QUESTIONS]
+        cells = [difference(rows, fault, "ours", question).signed for question in asked]
         lines.append([FAULTS[fault].title, *cells])
-    return markdown(["instead of our default", *QUESTIONS], lines)
+    return markdown(["instead of our default", *asked], lines)
 
 
 def oasis_table(rows: Rows) -> str:

@@ -32,7 +32,7 @@ from benchmarks.tokenization_study.arms import ARMS
 from benchmarks.tokenization_study.faults import FAULTS
 from benchmarks.tokenization_study.oasis import OASIS_ARMS, OasisData, flip_tokens
 from benchmarks.tokenization_study.planted_images import QUESTIONS, make_planted_image
-from benchmarks.tokenization_study.token_cache import TokenCache, load_or_make_cache
+from benchmarks.tokenization_study.token_cache import TokenCache, ensure_cache, load_cache
 from benchmarks.tokenization_study.training import Part, Recipe, gmacs, predict, run, stack_targets
 
 
@@ -64,7 +64,7 @@ class Size:
     recipe: Recipe
     oasis_recipe: Recipe
     one_at_a_time: bool = False
-    fault_questions: tuple[str, ...] = ("placement", "aspect", "all")
+    fault_questions: tuple[str, ...] = ("placement", "all")
     image_seed: int = 2026
     pool: int = 900
     validation: int = 100
@@ -89,14 +89,14 @@ SIZES = {
         seeds=2,
     ),
     "quick": Size(
-        recipe=Recipe(updates=200, evaluations=5),
+        recipe=Recipe(updates=200),
         oasis_recipe=Recipe(patch_size=40, max_num_patches=56, updates=40, batch_size=16),
     ),
     "full": Size(
         recipe=Recipe(),
         oasis_recipe=Recipe(patch_size=40, max_num_patches=56, updates=160, batch_size=16),
         one_at_a_time=True,
-        pool=3_200,
+        pool=2_600,
         validation=200,
         test=400,
     ),
@@ -177,17 +177,17 @@ class Study:
             path.with_suffix(f".{os.getpid()}.npy").replace(path)
         return np.load(path)
 
-    def cache(self, tokenization: str) -> TokenCache:
+    def tokens(self, tokenization: str) -> Path:
         """Tokens of the planted images."""
         recipe, folder = self.size.recipe, self.work_dir / "planted"
-        return load_or_make_cache(
+        return ensure_cache(
             folder, tokenization, self.photos, recipe.patch_size, recipe.max_num_patches, self.size.draws
         )
 
-    def views(self) -> TokenCache:
+    def views(self) -> Path:
         """Many random draws of the first test images."""
         size = self.size
-        return load_or_make_cache(
+        return ensure_cache(
             self.work_dir / "views",
             "charm-random",
             lambda: _planted(size, size.pool, size.pool + size.view_images)[0],
@@ -213,7 +213,7 @@ def split_pool(size: Size, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 def make_tokens(tokenization: str, study: Study) -> str:
     """Make the tokens of the planted images in one way, unless they are there; gives its name."""
-    study.cache(tokenization)
+    study.tokens(tokenization)
     study.targets()
     return f"tokens {tokenization}"
 
@@ -234,8 +234,8 @@ def run_job(job: Job, study: Study) -> str:
 def _run_planted(job: Job, study: Study) -> dict[str, Any]:
     arm = ARMS[FAULTY_ARM if job.study == "faults" else job.arm]
     fault = job.arm if job.study == "faults" else "ours"
-    train, evaluate = study.cache(arm.train), study.cache(arm.evaluate)
-    views = study.views() if job.arm == DRAWN_ARM and "all" in job.questions else None
+    train, evaluate = load_cache(study.tokens(arm.train)), load_cache(study.tokens(arm.evaluate))
+    views = load_cache(study.views()) if job.arm == DRAWN_ARM and "all" in job.questions else None
     targets = study.targets()[:, [QUESTIONS.index(name) for name in job.questions]]
     rows = split_pool(study.size, job.seed)
     training, validation, test = (
@@ -267,13 +267,15 @@ def _run_oasis(job: Job, study: Study) -> dict[str, Any]:
     recipe, arm = study.size.oasis_recipe, ARMS[job.arm]
     data = OasisData.read(study.data_dir)
     train, evaluate = (
-        load_or_make_cache(
-            study.work_dir / "oasis",
-            name,
-            data.photos,
-            recipe.patch_size,
-            recipe.max_num_patches,
-            study.size.draws,
+        load_cache(
+            ensure_cache(
+                study.work_dir / "oasis",
+                name,
+                data.photos,
+                recipe.patch_size,
+                recipe.max_num_patches,
+                study.size.draws,
+            )
         )
         for name in (arm.train, arm.evaluate)
     )

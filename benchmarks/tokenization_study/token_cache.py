@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ Photo = tuple[np.ndarray, "np.ndarray | None"]
 
 @dataclass(frozen=True)
 class TokenCache:
-    """Tokens of N images, D draws each, T in all, memory-mapped.
+    """Tokens of N images, D draws each, T in all.
 
     Attributes:
         arrays: `pixel_values` (T, C·P·P) uint8, `scale_ids` (T,), `patch_positions` (T, 2), and for each image and
@@ -84,15 +85,15 @@ class TokenCache:
         }
 
 
-def load_or_make_cache(
+def ensure_cache(
     folder: Path,
     tokenization: str,
     photos: Callable[[], Sequence[Photo]],
     patch_size: int,
     max_num_patches: int,
     num_draws: int,
-) -> TokenCache:
-    """Open a cache, or make it first; a random tokenization gets `num_draws` draws, others one.
+) -> Path:
+    """Make a cache unless it is there, and say where; a random tokenization gets `num_draws` draws, others one.
 
     Args:
         folder: of all caches of these images.
@@ -110,7 +111,13 @@ def load_or_make_cache(
             os.rename(temporary, target)
         except OSError:  # another process was faster
             shutil.rmtree(temporary)
-    arrays = {name: np.load(target / f"{name}.npy", mmap_mode="r") for name in (*TOKEN_ARRAYS, *IMAGE_ARRAYS)}
+    return target
+
+
+@lru_cache(maxsize=2)  # what a run trains and is tested on; the next one often needs the same
+def load_cache(target: Path) -> TokenCache:
+    """Read a cache into memory: hundreds of small reads a second of a mapped file would wait for the disk."""
+    arrays = {name: np.load(target / f"{name}.npy") for name in (*TOKEN_ARRAYS, *IMAGE_ARRAYS)}
     return TokenCache(arrays, json.loads((target / "cost.json").read_text())["milliseconds"])
 
 

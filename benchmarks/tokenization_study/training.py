@@ -40,12 +40,12 @@ class Recipe:
     hidden_size: int = 48
     num_layers: int = 3
     num_heads: int = 3
-    updates: int = 600
+    updates: int = 500
     batch_size: int = 8
-    learning_rate: float = 1e-3
+    learning_rate: float = 1.5e-3
     weight_decay: float = 0.05
     warmup: float = 0.1
-    evaluations: int = 8
+    evaluations: int = 5
 
 
 @dataclass(frozen=True)
