@@ -14,6 +14,16 @@ from pathlib import Path
 from typing import Any
 
 
+def keep_freed_memory() -> None:
+    """Let malloc keep what is freed, as in any process that once freed a large tensor (glibc adapts its thresholds).
+
+    Before that, whether a repetition finds its memory mapped already depends on what happened to run earlier.
+    """
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+    libc.free(libc.malloc(ctypes.c_size_t(31 * 2**20)))
+
+
 def least_milliseconds(*calls: Callable[[], Any], repetitions: int = 30) -> list[float]:
     """CPU milliseconds of each call: the least over repetitions in which the calls take turns."""
     least = [float("inf")] * len(calls)

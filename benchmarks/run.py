@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import model_rows, tokenizer_rows
+from benchmarks.measure import keep_freed_memory
 from benchmarks.peer import DEFAULT_ENVIRONMENT
 from benchmarks.table import HEADER, Row
 
@@ -55,6 +56,7 @@ def main() -> None:
     if unknown := set(arguments.groups) - set(groups):
         parser.error(f"unknown groups {', '.join(sorted(unknown))}")
     torch.set_num_threads(1)
+    keep_freed_memory()
     repetitions = arguments.repetitions
     print(f"{_processor_name()}, {os.cpu_count()} cores, one thread, torch {torch.__version__}\n\n{HEADER}")
     with tempfile.TemporaryDirectory() as temporary:

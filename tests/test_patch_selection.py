@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from charm_hf.models import patch_selection_charm as selection
 from charm_hf.models.patch_selection_charm import (
+    count_ranks,
     cut_tokens,
     draw_salient,
     lay_out_tokens,
@@ -22,7 +23,7 @@ from charm_hf.models.patch_selection_charm import (
     shrink_regions,
     split_into_tiles,
 )
-from charm_hf.models.pixel_tokens_charm import PIXEL_IMPORTANCE, cut_pixels
+from charm_hf.models.pixel_tokens_charm import PIXEL_BOUNDS, PIXEL_IMPORTANCE, best_importance, cut_pixels
 
 
 SIZE = 28
@@ -185,6 +186,64 @@ def test_the_fast_path_of_8_bit_pixels_equals_the_plain_one(patch_size: int, num
     plain = cut_tokens(image, plan, layout).unflatten(1, (3, -1))
     expected = plain * torch.from_numpy(factor)[:, None] + torch.from_numpy(offset)[:, None]
     assert torch.allclose(tokens, expected, atol=1e-3)
+
+
+def planes_of_kind(kind: str, size: int) -> np.ndarray:
+    """(3, 12·size, 20·size) pixels."""
+    generator = np.random.default_rng(0)
+    noise = generator.integers(0, 256, (3, 12 * size, 20 * size))
+    smooth = np.cumsum(np.cumsum(noise - 127.5, axis=1), axis=2)
+    smooth = (smooth - smooth.min()) / np.ptp(smooth) * 255
+    contrast = np.linspace(0, 1, 12 * 20).reshape(12, 20).repeat(size, 0).repeat(size, 1)
+    kinds = {
+        "noise": noise,
+        "noise of many contrasts": 128 + (noise - 128) * contrast,
+        "smooth": smooth,
+        "stripes": 255 * ((np.arange(20 * size) // 3) % 2) * np.ones_like(noise),
+        "the same four textures again and again": np.tile(noise[:, : 2 * size, : 2 * size], (1, 6, 10)),
+        "half black": noise * (np.arange(20 * size) < 10 * size),
+        "flat": np.full_like(noise, 77),
+        "black": np.zeros_like(noise),
+    }
+    return kinds[kind].astype(np.uint8)
+
+
+KINDS = [
+    "noise",
+    "noise of many contrasts",
+    "smooth",
+    "stripes",
+    "the same four textures again and again",
+    "half black",
+    "flat",
+    "black",
+]
+
+
+@pytest.mark.parametrize("size", [28, 32, 56, 64])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("method", PIXEL_BOUNDS)
+def test_a_bound_is_never_below_the_importance(method: str, kind: str, size: int) -> None:
+    planes = planes_of_kind(kind, size)
+    importance, bound = PIXEL_IMPORTANCE[method](planes, size), PIXEL_BOUNDS[method](planes, size)
+    assert (bound >= importance).all()
+
+
+@pytest.mark.parametrize("stochastic", [False, True])
+@pytest.mark.parametrize("counts", [(230, 10), (210, 15, 15), (240, 0)])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("method", PIXEL_IMPORTANCE)
+def test_regions_are_ranked_as_if_the_importance_of_all_were_known(
+    method: str, kind: str, counts: tuple[int, ...], stochastic: bool
+) -> None:
+    planes = planes_of_kind(kind, SIZE)
+    count = count_ranks(counts, stochastic)
+    rankings = [
+        rank_regions(torch.from_numpy(importance), counts, torch.Generator().manual_seed(3) if stochastic else None)
+        for importance in (PIXEL_IMPORTANCE[method](planes, SIZE), best_importance(method, planes, SIZE, count))
+    ]
+    chosen = sum(counts[1:])
+    assert torch.equal(rankings[0][:chosen], rankings[1][:chosen])
 
 
 def test_stochastic_ranking_draws_each_scale_from_its_own_ranks() -> None:

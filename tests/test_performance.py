@@ -47,19 +47,43 @@ def test_a_1024x768_photo_becomes_1164_tokens_and_few_operators(photo: Image.Ima
     # Entropy counts each of its 28 strips with torch; nothing else may run once a region or a strip.
     assert operators.count <= 40 + (2 * 28 if selection == "entropy" else 0)
     # The padded photo, positions, and for entropy the counts: the tokens themselves are made once, by NumPy.
+    print('BYTES', operators.bytes, operators.count)
     assert operators.bytes <= 3 * photo.width * photo.height * (1.5 if selection != "entropy" else 4)
 
 
-def test_pixels_are_read_once_for_importance_and_once_for_tokens(
-    photo: Image.Image, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def pixels_read(
+    photo: Image.Image, selection: str, monkeypatch: pytest.MonkeyPatch, **parameters: object
+) -> list[float]:
+    """Share of the photo's pixels in each pass over them."""
     passes = []
     strips_of = pixel_tokens_charm.strips_of
     monkeypatch.setattr(
-        pixel_tokens_charm, "strips_of", lambda planes, size: passes.append(1) or strips_of(planes, size)
+        pixel_tokens_charm, "strips_of", lambda planes, size: passes.append(planes.size) or strips_of(planes, size)
     )
-    CharmImageProcessor(overflow="keep")(photo)
-    assert len(passes) == 2
+    processor = CharmImageProcessor(overflow="keep", patch_selection=selection, **parameters)
+    processor(photo)
+    rows, columns = processor(photo)["spatial_shapes"][0, 1].tolist()
+    return [size / (3 * 14 * 14 * rows * columns) for size in passes[: len(passes) // 2]]
+
+
+@pytest.mark.parametrize("selection", ["gradient", "entropy"])
+def test_pixels_are_read_once_for_importance_and_once_for_tokens(
+    photo: Image.Image, selection: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert pixels_read(photo, selection, monkeypatch) == [1, 1]
+
+
+def test_few_regions_are_transformed_besides_those_that_are_kept(
+    photo: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bound, *transformed, tokens = pixels_read(photo, "frequency", monkeypatch)
+    assert bound == tokens == 1
+    # 64 of 1036 regions are kept.
+    assert sum(transformed) <= 0.5
+
+
+def test_nothing_is_bounded_where_that_would_save_little(photo: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert pixels_read(photo.resize((500, 400)), "frequency", monkeypatch, max_num_patches=512) == [1, 1]
 
 
 def test_the_memory_of_numpy_grows_by_little_more_than_the_tokens(photo: Image.Image) -> None:

@@ -97,11 +97,17 @@ def image_size(source: Any, *, name: str | None = None) -> tuple[int, int]:
         return _oriented_size(image)
 
 
-def rgb_planes(image: Image.Image) -> np.ndarray:
-    """Pixels of an RGB image, (3, H, W) `uint8`. One band at a time, PIL packs them several times faster."""
-    planes = np.empty((3, image.height, image.width), dtype=np.uint8)
+def rgb_planes(image: Image.Image, height: int, width: int) -> np.ndarray:
+    """Pixels of an RGB image, (3, height, width) `uint8`, cropped or zero-padded at the right and the bottom.
+
+    One band at a time, PIL packs pixels several times faster than whole ones.
+    """
+    planes = np.empty((3, height, width), dtype=np.uint8)
+    planes[:, image.height :] = 0
+    planes[:, :, image.width :] = 0
     for plane, band in zip(planes, "RGB", strict=True):
-        plane[:] = np.frombuffer(image.tobytes("raw", band), dtype=np.uint8).reshape(plane.shape)
+        pixels = np.frombuffer(image.tobytes("raw", band), dtype=np.uint8).reshape(image.height, image.width)
+        plane[: image.height, : image.width] = pixels[:height, :width]
     return planes
 
 

@@ -22,6 +22,7 @@ from .model_card_charm import CardMixin
 from .patch_selection_charm import (
     IMPORTANCE,
     TokenPlan,
+    count_ranks,
     cut_tokens,
     draw_salient,
     lay_out_tokens,
@@ -31,7 +32,7 @@ from .patch_selection_charm import (
     region_sizes,
     saliency_importance,
 )
-from .pixel_tokens_charm import PIXEL_IMPORTANCE, cut_pixels
+from .pixel_tokens_charm import best_importance, cut_pixels
 
 
 PATCH_SELECTIONS = ("frequency", "gradient", "entropy", "saliency", "random", "original")
@@ -319,11 +320,12 @@ class CharmImageProcessor(CardMixin, BaseImageProcessor):
         self, source: Any, name: str, saliency_map: Any, seed: int | None, settings: _Settings
     ) -> dict[str, torch.Tensor]:
         try:
-            image = _read_and_resize(source, name, settings)
+            pixels, plan = _fit(_read_and_resize(source, name, settings), settings)
             saliency = None
             if settings.patch_selection == "saliency":
-                saliency = _read_saliency_map(saliency_map, source, name, image, settings)
-            return _tokens_of(image, saliency, seed, settings)
+                saliency = _read_saliency_map(saliency_map, source, name, settings).to(pixels.device)
+                saliency = pad_or_crop(saliency, plan.height, plan.width)
+            return _tokens_of(pixels, plan, saliency, seed, settings)
         except RuntimeError as error:
             raise RuntimeError(f"{name}: {error}") from error
 
@@ -377,8 +379,8 @@ def _fit_tokens(height: int, width: int, settings: _Settings) -> tuple[int, int]
     return _shrink_to(height, width, low)
 
 
-def _read_and_resize(source: Any, name: str, settings: _Settings) -> torch.Tensor:
-    """Read an image and bring it to its target size: (3, H, W), `uint8` or float in [0, 1]."""
+def _read_and_resize(source: Any, name: str, settings: _Settings) -> torch.Tensor | Image.Image:
+    """Read an image and bring it to its target size: RGB, or (3, H, W), `uint8` or float in [0, 1]."""
     if isinstance(source, (np.ndarray, torch.Tensor)):
         tensor = array_to_tensor(source, name, settings.input_data_format).to(settings.device or None)
         target = _target_size(tensor.shape[1], tensor.shape[2], settings)
@@ -391,7 +393,18 @@ def _read_and_resize(source: Any, name: str, settings: _Settings) -> torch.Tenso
     if settings.reduced_decoding and not isinstance(source, Image.Image):
         draft_size = _draft_size(source, name, settings)
     image = load_image(source, name=name, draft_size=draft_size)
-    return torch.from_numpy(rgb_planes(_resize_pil(image, settings))).to(settings.device or "cpu")
+    return _resize_pil(image, settings)
+
+
+def _fit(image: torch.Tensor | Image.Image, settings: _Settings) -> tuple[torch.Tensor, TokenPlan]:
+    """Plan the tokens of an image, and crop or pad it to the plan's size: (3, H, W), rows contiguous."""
+    if isinstance(image, Image.Image):
+        plan = settings.plan(image.height, image.width)
+        return torch.from_numpy(rgb_planes(image, plan.height, plan.width)).to(settings.device or "cpu"), plan
+    plan = settings.plan(image.shape[1], image.shape[2])
+    image = pad_or_crop(image, plan.height, plan.width)
+    # The channels of an array may come last.
+    return image if image.stride(-1) == 1 else image.contiguous(), plan
 
 
 def _draft_size(source: Any, name: str, settings: _Settings) -> tuple[int, int]:
@@ -434,9 +447,7 @@ def _antialiased(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return F.interpolate(across, size=size, mode="bicubic", antialias=True)[0].clamp(0, 1)
 
 
-def _read_saliency_map(
-    saliency_map: Any, source: Any, name: str, image: torch.Tensor, settings: _Settings
-) -> torch.Tensor:
+def _read_saliency_map(saliency_map: Any, source: Any, name: str, settings: _Settings) -> torch.Tensor:
     """Read a map as (1, H, W) of the processed image's size; nearest pixels, since it is a mask."""
     if saliency_map is None:
         raise ValueError(f'{name}: `patch_selection="saliency"` needs `saliency_maps`, one for each image.')
@@ -452,8 +463,8 @@ def _read_saliency_map(
             f"Saliency map of {name} has {tensor.shape[0]}×{tensor.shape[1]} pixels (height×width), but the image has "
             f"{expected[0]}×{expected[1]}."
         )
-    mask = (tensor > 0).float()[None, None].to(image.device)
-    return F.interpolate(mask, size=image.shape[1:], mode="nearest")[0]
+    mask = (tensor > 0).float()[None, None]
+    return F.interpolate(mask, size=_target_size(*expected, settings), mode="nearest")[0]
 
 
 def _source_size(source: Any, name: str, settings: _Settings) -> tuple[int, int]:
@@ -465,15 +476,11 @@ def _source_size(source: Any, name: str, settings: _Settings) -> tuple[int, int]
 
 
 def _tokens_of(
-    image: torch.Tensor, saliency: torch.Tensor | None, seed: int | None, settings: _Settings
+    image: torch.Tensor, plan: TokenPlan, saliency: torch.Tensor | None, seed: int | None, settings: _Settings
 ) -> dict[str, torch.Tensor]:
-    plan = settings.plan(image.shape[1], image.shape[2])
-    image = pad_or_crop(image, plan.height, plan.width)
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     ranked = None
     if plan.is_multiscale:
-        if saliency is not None:
-            saliency = pad_or_crop(saliency, plan.height, plan.width)
         ranked = _rank(image, saliency, plan, generator, settings).cpu().numpy()
     layout = lay_out_tokens(plan, ranked)
     factor, offset = _rescale_and_normalize(settings, is_float=image.is_floating_point())
@@ -518,7 +525,8 @@ def _rank(
             return rank_regions(importance, counts)
         return rank_regions(draw_salient(importance, generator or torch.default_generator), counts)
     if _is_plain_pixels(image):
-        importance = torch.from_numpy(PIXEL_IMPORTANCE[settings.patch_selection](image.numpy(), size))
+        count = count_ranks(counts, settings.stochastic_selection)
+        importance = torch.from_numpy(best_importance(settings.patch_selection, image.numpy(), size, count))
     else:
         importance = IMPORTANCE[settings.patch_selection](image.detach(), size)
     return rank_regions(importance, counts, generator if settings.stochastic_selection else None)

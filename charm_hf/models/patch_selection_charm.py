@@ -235,6 +235,11 @@ def rank_regions(
     return torch.cat([*drawn, _without(ranked, drawn)])
 
 
+def count_ranks(counts: tuple[int, ...], stochastic: bool) -> int:
+    """Number of first ranks on which `rank_regions` depends: what ranks below them, and in which order, is all one."""
+    return 2 * (len(counts) - 1) * max(counts[1:]) if stochastic else sum(counts[1:])
+
+
 def _split_pool(
     ranked: torch.Tensor, drawn: list[torch.Tensor], start: int, size: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
