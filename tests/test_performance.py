@@ -46,9 +46,8 @@ def test_a_1024x768_photo_becomes_1164_tokens_and_few_operators(photo: Image.Ima
     assert inputs["pixel_values"].shape[1] == regions + 3 * 64 == 1228
     # Entropy counts each of its 28 strips with torch; nothing else may run once a region or a strip.
     assert operators.count <= 40 + (2 * 28 if selection == "entropy" else 0)
-    # The padded photo, positions, and for entropy the counts: the tokens themselves are made once, by NumPy.
-    print('BYTES', operators.bytes, operators.count)
-    assert operators.bytes <= 3 * photo.width * photo.height * (1.5 if selection != "entropy" else 4)
+    # The importances, and for entropy the counts: pixels and tokens are made once each, by NumPy.
+    assert operators.bytes <= (20_000 if selection != "entropy" else 20 * 256 * regions + 20_000)
 
 
 def pixels_read(

@@ -112,18 +112,28 @@ def gradient_importance(planes: np.ndarray, size: int) -> np.ndarray:
     num_columns = planes.shape[2] // size
     # Integers up to 4 · 3 · 255 fit. A frame of zeros around each region lets whole strips be shifted at once.
     framed = np.zeros((size + 2, num_columns, size + 2), dtype=np.int16)
+    rows = framed.reshape(size + 2, -1)
+    smooth, steep = np.empty_like(rows[:-2]), np.empty_like(rows[:-2])
+    across, down = np.empty_like(smooth[:, 2:]), np.empty_like(smooth[:, 2:])
+    magnitudes, squares = (np.empty(across.shape, dtype=np.float32) for _ in range(2))
+    total = np.zeros(rows.shape[1], dtype=np.float32)
     sums = []
     for strip in strips_of(planes, size):
-        grey = strip.sum(axis=0, dtype=np.int16)
-        framed[1:-1, :, 1:-1] = grey.reshape(size, num_columns, size)
-        rows = framed.reshape(size + 2, -1)
-        smooth = rows[:-2] + 2 * rows[1:-1] + rows[2:]
-        steep = rows[2:] - rows[:-2]
-        across = (smooth[:, 2:] - smooth[:, :-2]).astype(np.float32)
-        down = (steep[:, :-2] + 2 * steep[:, 1:-1] + steep[:, 2:]).astype(np.float32)
-        magnitude = np.zeros((rows.shape[1]), dtype=np.float32)
-        np.sum(np.sqrt(np.square(across) + np.square(down)), axis=0, out=magnitude[:-2])
-        sums.append(magnitude.reshape(num_columns, size + 2)[:, :size].sum(axis=1))
+        framed[1:-1, :, 1:-1] = strip.sum(axis=0, dtype=np.int16).reshape(size, num_columns, size)
+        np.subtract(rows[2:], rows[:-2], out=steep)
+        np.add(rows[:-2], rows[2:], out=smooth)
+        smooth += rows[1:-1]
+        smooth += rows[1:-1]
+        np.subtract(smooth[:, 2:], smooth[:, :-2], out=across)
+        np.add(steep[:, :-2], steep[:, 2:], out=down)
+        down += steep[:, 1:-1]
+        down += steep[:, 1:-1]
+        magnitudes[:], squares[:] = across, down
+        magnitudes *= magnitudes
+        squares *= squares
+        magnitudes += squares
+        np.sum(np.sqrt(magnitudes, out=magnitudes), axis=0, out=total[:-2])
+        sums.append(total.reshape(num_columns, size + 2)[:, :size].sum(axis=1))
     return np.concatenate(sums) / (3 * 255)
 
 
@@ -184,6 +194,7 @@ def frequency_bound(planes: np.ndarray, size: int) -> np.ndarray:
     return 10 / math.log(10) * mean - np.float32(20 * math.log10(255) - 0.01)
 
 
+# Gradients have a bound too, the differences of neighbours, but it costs nearly what they cost themselves.
 PIXEL_BOUNDS = {"frequency": frequency_bound}
 
 
@@ -213,13 +224,22 @@ def best_importance(method: str, planes: np.ndarray, size: int, count: int) -> n
 
 def _gather(planes: np.ndarray, regions: np.ndarray, size: int) -> np.ndarray:
     """Put some regions side by side into planes of their own, the last one repeated to fill a row."""
-    rows, columns = planes.shape[1] // size, planes.shape[2] // size
     across = min(len(regions), GATHERED_COLUMNS)
     regions = np.pad(regions, (0, -len(regions) % across), mode="edge")
-    items = planes.view(f"V{size}").reshape(3, rows, size, columns)
-    # (N, 3, size) rows of regions, each row one item.
-    taken = items[:, regions // columns, :, regions % columns].reshape(-1, across, 3, size)
-    return np.ascontiguousarray(taken.transpose(2, 0, 3, 1)).view(np.uint8).reshape(3, -1, across * size)
+    items = _items(_take(planes, regions, size)).reshape(-1, across, 3, size)
+    return np.ascontiguousarray(items.transpose(2, 0, 3, 1)).view(np.uint8).reshape(3, -1, across * size)
+
+
+def _take(planes: np.ndarray, regions: np.ndarray, size: int) -> np.ndarray:
+    """Copy some regions: (N, 3, size, size)."""
+    columns = planes.shape[2] // size
+    items = planes.view(f"V{size}").reshape(3, -1, size, columns)
+    return items[:, regions // columns, :, regions % columns].view(np.uint8).reshape(-1, 3, size, size)
+
+
+def _items(array: np.ndarray) -> np.ndarray:
+    """View an array (…, N) as one (…) whose items are rows of N: moving each alone costs more than its bytes do."""
+    return array.view(f"V{array.dtype.itemsize * array.shape[-1]}")[..., 0]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -245,12 +265,11 @@ def cut_pixels(
 def _write_full(
     planes: np.ndarray, plan: TokenPlan, regions: np.ndarray, factor: np.ndarray, offset: np.ndarray, out: np.ndarray
 ) -> None:
-    size, (rows, columns) = plan.sizes[-1], plan.region_grid
-    # (N, 3, size, size) regions, seen through the order of tokens.
-    out = out.transpose(0, 3, 1, 4, 2, 5)
-    tiles = planes.reshape(3, rows, size, columns, size)[:, regions // columns, :, regions % columns]
-    np.multiply(tiles.reshape(out.shape), factor[:, None, None, None, None], out=out)
-    out += offset[:, None, None, None, None]
+    size, patch = plan.sizes[-1], plan.patch_size
+    tiles = _take(planes, regions, size) * factor[:, None, None]
+    tiles += offset[:, None, None]
+    rows = _items(tiles.reshape(len(regions), 3, size // patch, patch, size // patch, patch))
+    _items(out)[:] = rows.transpose(0, 2, 4, 1, 3)
 
 
 def _write_shrunk(
@@ -261,9 +280,8 @@ def _write_shrunk(
     shrink_down, across = _shrinker(size, side * patch, planes.shape[2])
     across = factor[:, None, None] * across
     shrunk = np.empty((3, side, patch, columns, side, patch), dtype=np.float32)
-    # A row of a token moves as one item: so small an inner loop costs more than what it copies.
-    wanted = _patch_rows(shrunk).transpose(3, 1, 4, 0, 2)
-    kept = _patch_rows(out)
+    wanted = _items(shrunk).transpose(3, 1, 4, 0, 2)
+    kept = _items(out)
     bounds = np.searchsorted(regions, np.arange(0, plan.region_grid[0] + 1) * columns)
     for row, strip in enumerate(strips_of(planes, size)):
         first, last = bounds[row], bounds[row + 1]
@@ -272,11 +290,6 @@ def _write_shrunk(
         np.matmul(shrink_down(strip).reshape(3, -1, size), across, out=shrunk.reshape(3, -1, side * patch))
         shrunk += offset[:, None, None, None, None, None]
         kept[first:last] = wanted if last - first == columns else wanted[regions[first:last] % columns]
-
-
-def _patch_rows(tokens: np.ndarray) -> np.ndarray:
-    """View an array (…, P) as one (…) of rows."""
-    return tokens.view(f"V{tokens.dtype.itemsize * tokens.shape[-1]}")[..., 0]
 
 
 def _shrinker(size: int, shrunk_size: int, width: int) -> tuple[Callable[[np.ndarray], np.ndarray], np.ndarray]:
