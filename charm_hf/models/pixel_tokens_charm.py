@@ -18,7 +18,7 @@ from .patch_selection_charm import TokenLayout, TokenPlan, resize_matrix
 
 # With fewer regions for each that is sought, a bound costs more than it saves.
 WORTH_A_BOUND = 8
-# Regions side by side when some are gathered: as many as keep what is computed from a strip in the cache.
+# Regions at once when some are gathered: as many as keep what is computed from them in the cache.
 GATHERED_COLUMNS = 32
 
 
@@ -206,12 +206,12 @@ def best_importance(method: str, planes: np.ndarray, size: int, count: int) -> n
     """
     rows, columns = planes.shape[1] // size, planes.shape[2] // size
     importance, bound = PIXEL_IMPORTANCE[method], PIXEL_BOUNDS.get(method)
+    best = np.full(rows * columns, -np.inf, dtype=np.float32)
+    if count == 0:
+        return best
     if bound is None or rows * columns < WORTH_A_BOUND * count:
         return importance(planes, size)
-    if count == 0:
-        return np.full(rows * columns, -np.inf, dtype=np.float32)
     bounds = bound(planes, size)
-    best = np.full(rows * columns, -np.inf, dtype=np.float32)
     promising = np.argpartition(bounds, -2 * count)[-2 * count :]
     best[promising] = importance(_gather(planes, promising, size), size)[: 2 * count]
     possible = bounds >= np.partition(best[promising], -count)[-count]
@@ -266,10 +266,12 @@ def _write_full(
     planes: np.ndarray, plan: TokenPlan, regions: np.ndarray, factor: np.ndarray, offset: np.ndarray, out: np.ndarray
 ) -> None:
     size, patch = plan.sizes[-1], plan.patch_size
-    tiles = _take(planes, regions, size) * factor[:, None, None]
-    tiles += offset[:, None, None]
-    rows = _items(tiles.reshape(len(regions), 3, size // patch, patch, size // patch, patch))
-    _items(out)[:] = rows.transpose(0, 2, 4, 1, 3)
+    rows = _items(out)
+    for start in range(0, len(regions), GATHERED_COLUMNS):
+        tiles = _take(planes, regions[start : start + GATHERED_COLUMNS], size) * factor[:, None, None]
+        tiles += offset[:, None, None]
+        tiles = tiles.reshape(-1, 3, size // patch, patch, size // patch, patch)
+        rows[start : start + GATHERED_COLUMNS] = _items(tiles).transpose(0, 2, 4, 1, 3)
 
 
 def _write_shrunk(
