@@ -121,5 +121,4 @@ def test_a_batch_of_unlike_photos_costs_a_cpu_no_more_than_the_photos_one_by_one
             model(**processor(photo))
     with FlopCounterMode(display=False) as together:
         model(**processor(photos))
-    embedding = 2 * 588 * model.config.hidden_size * processor(photos)["pixel_attention_mask"].numel()
-    assert together.get_total_flops() <= alone.get_total_flops() + embedding
+    assert together.get_total_flops() <= alone.get_total_flops()

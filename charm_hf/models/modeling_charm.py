@@ -489,54 +489,66 @@ class CharmModel(CharmPreTrainedModel):
         assert spatial_shapes is not None
         if pixel_attention_mask is None:
             pixel_attention_mask = torch.ones_like(scale_ids)
-        hidden_states = self.embeddings.embed(
-            self.backbone.embeddings,
-            pixel_values,
-            pixel_attention_mask,
-            scale_ids,
-            patch_positions,
-            spatial_shapes,
-        )
+        encode = self._encode_by_length if self._pays_for_padding(pixel_attention_mask, kwargs) else self._encode
+        hidden_states = encode(pixel_values, pixel_attention_mask, scale_ids, patch_positions, spatial_shapes)
         num_prefix = hidden_states.shape[1] - pixel_values.shape[1]
-        token_mask = F.pad(pixel_attention_mask, (num_prefix, 0), value=1)
-        if self._pays_for_padding(token_mask, kwargs):
-            hidden_states = self._encode_by_length(hidden_states, token_mask.bool())
-        else:
-            hidden_states = self._encode(hidden_states, token_mask)
         return BaseModelOutputWithPooling(
             last_hidden_state=hidden_states,
             pooler_output=_pool(hidden_states, pixel_attention_mask, num_prefix),
         )
 
-    def _encode(self, hidden_states: torch.Tensor, token_mask: torch.Tensor | None) -> torch.Tensor:
+    def _encode(
+        self, pixel_values: torch.Tensor, pixel_attention_mask: torch.Tensor, *layout: torch.Tensor
+    ) -> torch.Tensor:
+        """Embed and encode a batch whose padding is masked: (B, 1+R+L, d)."""
+        hidden_states = self.embeddings.embed(self.backbone.embeddings, pixel_values, pixel_attention_mask, *layout)
+        num_prefix = hidden_states.shape[1] - pixel_values.shape[1]
         attention_mask = create_bidirectional_mask(
-            config=self.backbone.config, inputs_embeds=hidden_states, attention_mask=token_mask
+            config=self.backbone.config,
+            inputs_embeds=hidden_states,
+            attention_mask=F.pad(pixel_attention_mask, (num_prefix, 0), value=1),
         )
         for layer in self.backbone.get_submodule(_LAYERS[self.backbone.config.model_type]):
             hidden_states = layer(hidden_states, attention_mask)
         return self.backbone.layernorm(hidden_states)
 
-    def _encode_by_length(self, hidden_states: torch.Tensor, token_mask: torch.Tensor) -> torch.Tensor:
-        """Encode the images of one length at a time, without their padding, whose rows become zeros."""
-        encoded = torch.zeros_like(hidden_states)
-        lengths = token_mask.sum(1)
+    def _encode_by_length(
+        self,
+        pixel_values: torch.Tensor,
+        pixel_attention_mask: torch.Tensor,
+        scale_ids: torch.Tensor,
+        patch_positions: torch.Tensor,
+        spatial_shapes: torch.Tensor,
+    ) -> torch.Tensor:
+        """Embed and encode the images of one length at a time, without their padding, whose rows become zeros."""
+        lengths = pixel_attention_mask.sum(1)
+        encoded = None
         for length in lengths.unique().tolist():
-            tokens = token_mask & (lengths == length)[:, None]
-            alone = hidden_states[tokens].view(-1, length, hidden_states.shape[-1])
-            encoded[tokens] = self._encode(alone, None).flatten(0, 1).to(encoded.dtype)
+            (images,) = (lengths == length).nonzero(as_tuple=True)
+            tokens = (pixel_values, pixel_attention_mask, scale_ids, patch_positions)
+            alone = self._encode(*(tensor[images, :length] for tensor in tokens), spatial_shapes[images])
+            num_prefix = alone.shape[1] - length
+            if encoded is None:
+                shape = len(pixel_values), num_prefix + pixel_values.shape[1], alone.shape[-1]
+                encoded = alone.new_zeros(shape)
+            encoded[images, : num_prefix + length] = alone
+        assert encoded is not None
         return encoded
 
-    def _pays_for_padding(self, token_mask: torch.Tensor, kwargs: Mapping[str, Any]) -> bool:
+    def _pays_for_padding(self, mask: torch.Tensor, kwargs: Mapping[str, Any]) -> bool:
         """Whether padding costs time that nothing gives back: on a CPU, where a larger batch is not faster a token.
 
-        Not where layers are recorded or traced, which expect to run once.
+        Not where layers are recorded or traced, which expect to run once, nor where padding comes before a token.
         """
-        if token_mask.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        on_cpu = self.backbone.layernorm.weight.device.type == "cpu" and mask.device.type == "cpu"
+        if not on_cpu or torch.compiler.is_compiling() or torch.jit.is_tracing():
             return False
         recorded = (
             kwargs.get(name) or getattr(self.config, name) for name in ("output_hidden_states", "output_attentions")
         )
-        return not any(recorded) and not bool(token_mask.all())
+        if any(recorded) or bool(mask.all()):
+            return False
+        return bool((mask[:, 1:] <= mask[:, :-1]).all())
 
     def _check_inputs(
         self,
