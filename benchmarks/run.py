@@ -48,7 +48,7 @@ def import_row(repetitions: int) -> Iterator[Row]:
 def main() -> None:
     """Print the table of the groups asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    groups = ("medium", "large", "forward", "sizes", "gmacs", "training", "imports")
+    groups = ("medium", "large", "forward", "sizes", "packing", "gmacs", "training", "imports")
     parser.add_argument("groups", nargs="*", help=f"of {', '.join(groups)}; all if none is named")
     parser.add_argument("--peer-environment", type=Path, default=DEFAULT_ENVIRONMENT)
     parser.add_argument("--repetitions", type=int, default=40, help="of the cheapest rows; others take fewer")
@@ -66,6 +66,7 @@ def main() -> None:
             "large": lambda: tokenizer_rows.large_rows(folder, peer, repetitions),
             "forward": lambda: model_rows.forward_rows(repetitions),
             "sizes": lambda: model_rows.unlike_sizes_row(repetitions),
+            "packing": lambda: model_rows.packing_rows(repetitions),
             "gmacs": lambda: model_rows.gmac_rows(repetitions),
             "training": lambda: model_rows.training_rows(folder, repetitions),
             "imports": lambda: import_row(repetitions),

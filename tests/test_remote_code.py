@@ -19,6 +19,7 @@ CODE = {
     "image_processing_charm.py",
     "model_card_charm.py",
     "modeling_charm.py",
+    "packed_attention_charm.py",
     "patch_selection_charm.py",
     "pixel_tokens_charm.py",
     "pipeline_image_aesthetics.py",

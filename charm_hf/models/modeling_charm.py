@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +20,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_charm import CharmConfig
 from .model_card_charm import CardMixin
+from .packed_attention_charm import can_pack, packing_arguments
 from .provenance_charm import find_commit
 
 
@@ -489,7 +490,7 @@ class CharmModel(CharmPreTrainedModel):
         assert spatial_shapes is not None
         if pixel_attention_mask is None:
             pixel_attention_mask = torch.ones_like(scale_ids)
-        encode = self._encode_by_length if self._pays_for_padding(pixel_attention_mask, kwargs) else self._encode
+        encode = self._choose_encoding(pixel_attention_mask, kwargs)
         hidden_states = encode(pixel_values, pixel_attention_mask, scale_ids, patch_positions, spatial_shapes)
         num_prefix = hidden_states.shape[1] - pixel_values.shape[1]
         return BaseModelOutputWithPooling(
@@ -497,19 +498,63 @@ class CharmModel(CharmPreTrainedModel):
             pooler_output=_pool(hidden_states, pixel_attention_mask, num_prefix),
         )
 
+    def _choose_encoding(self, mask: torch.Tensor, kwargs: Mapping[str, Any]) -> Callable[..., torch.Tensor]:
+        """Choose how to encode a batch: without its padding where there is some and nothing else stands against it.
+
+        Layers that are recorded or traced expect a whole batch, once; stochastic depth drops whole images;
+        checkpointing cannot save nested tensors.
+        """
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return self._encode
+        packs = can_pack(self.backbone.config._attn_implementation)
+        on_cpu = self.backbone.layernorm.weight.device.type == "cpu" and mask.device.type == "cpu"
+        recorded = any(
+            kwargs.get(name) or getattr(self.config, name) for name in ("output_hidden_states", "output_attentions")
+        )
+        if recorded or not (packs or on_cpu) or bool(mask.all()):
+            return self._encode
+        if packs:
+            drops_images = getattr(self.backbone.config, "drop_path_rate", 0.0) > 0
+            needs_images_apart = self.training and (drops_images or self.is_gradient_checkpointing)
+            return self._encode if needs_images_apart else self._encode_packed
+        # On a CPU a larger batch is not faster a token, so that padding costs time that nothing gives back.
+        padded_at_the_end = bool((mask[:, 1:] <= mask[:, :-1]).all())
+        return self._encode_by_length if padded_at_the_end else self._encode
+
     def _encode(
         self, pixel_values: torch.Tensor, pixel_attention_mask: torch.Tensor, *layout: torch.Tensor
     ) -> torch.Tensor:
         """Embed and encode a batch whose padding is masked: (B, 1+R+L, d)."""
+        hidden_states, token_mask = self._embed(pixel_values, pixel_attention_mask, *layout)
+        attention_mask = create_bidirectional_mask(
+            config=self.backbone.config, inputs_embeds=hidden_states, attention_mask=token_mask
+        )
+        return self._run_layers(hidden_states, attention_mask)
+
+    def _encode_packed(
+        self, pixel_values: torch.Tensor, pixel_attention_mask: torch.Tensor, *layout: torch.Tensor
+    ) -> torch.Tensor:
+        """Encode all tokens of a batch as one sequence without padding, whose rows become zeros."""
+        hidden_states, token_mask = self._embed(pixel_values, pixel_attention_mask, *layout)
+        tokens = token_mask.bool()
+        packed = self._run_layers(hidden_states[tokens][None], None, **packing_arguments(tokens.sum(1)))
+        encoded = packed.new_zeros(hidden_states.shape)
+        encoded[tokens] = packed[0]
+        return encoded
+
+    def _embed(
+        self, pixel_values: torch.Tensor, pixel_attention_mask: torch.Tensor, *layout: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embed tokens: (B, 1+R+L, d), and the mask that counts CLS and registers in."""
         hidden_states = self.embeddings.embed(self.backbone.embeddings, pixel_values, pixel_attention_mask, *layout)
         num_prefix = hidden_states.shape[1] - pixel_values.shape[1]
-        attention_mask = create_bidirectional_mask(
-            config=self.backbone.config,
-            inputs_embeds=hidden_states,
-            attention_mask=F.pad(pixel_attention_mask, (num_prefix, 0), value=1),
-        )
+        return hidden_states, F.pad(pixel_attention_mask.to(hidden_states.device), (num_prefix, 0), value=1)
+
+    def _run_layers(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, **kwargs: Any
+    ) -> torch.Tensor:
         for layer in self.backbone.get_submodule(_LAYERS[self.backbone.config.model_type]):
-            hidden_states = layer(hidden_states, attention_mask)
+            hidden_states = layer(hidden_states, attention_mask, **kwargs)
         return self.backbone.layernorm(hidden_states)
 
     def _encode_by_length(
@@ -534,21 +579,6 @@ class CharmModel(CharmPreTrainedModel):
             encoded[images, : num_prefix + length] = alone
         assert encoded is not None
         return encoded
-
-    def _pays_for_padding(self, mask: torch.Tensor, kwargs: Mapping[str, Any]) -> bool:
-        """Whether padding costs time that nothing gives back: on a CPU, where a larger batch is not faster a token.
-
-        Not where layers are recorded or traced, which expect to run once, nor where padding comes before a token.
-        """
-        on_cpu = self.backbone.layernorm.weight.device.type == "cpu" and mask.device.type == "cpu"
-        if not on_cpu or torch.compiler.is_compiling() or torch.jit.is_tracing():
-            return False
-        recorded = (
-            kwargs.get(name) or getattr(self.config, name) for name in ("output_hidden_states", "output_attentions")
-        )
-        if any(recorded) or bool(mask.all()):
-            return False
-        return bool((mask[:, 1:] <= mask[:, :-1]).all())
 
     def _check_inputs(
         self,

@@ -1,0 +1,69 @@
+"""Attention among the tokens of each image when a batch of unlike images is one sequence, without padding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+
+# Torch's own attention over nested tensors. Transformers' flash attention packs as well, given the same arguments.
+PACKED_SDPA = "packed_sdpa"
+
+
+def can_pack(implementation: str) -> bool:
+    """Whether an attention implementation reads where the images of a packed batch begin and end."""
+    return implementation == PACKED_SDPA or "flash" in implementation
+
+
+def packing_arguments(lengths: torch.Tensor) -> dict[str, Any]:
+    """What transformers' attention functions call the bounds of sequences of these lengths, (B,), in one row."""
+    bounds = F.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0))
+    longest = int(lengths.max())
+    return {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds, "max_length_q": longest, "max_length_k": longest}
+
+
+def packed_sdpa_forward(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    cu_seq_lens_q: torch.Tensor | None = None,
+    max_length_q: int | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attend inside each sequence of a packed batch; without bounds, as `"sdpa"`.
+
+    Args:
+        query, key, value: (1, heads, total, d) of a packed batch, else (B, heads, L, d).
+        cu_seq_lens_q: (B+1,) where each sequence begins, and the end of the last.
+
+    Returns:
+        (1, total, heads, d), or (B, L, heads, d).
+    """
+    if cu_seq_lens_q is None:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+    bounds = cu_seq_lens_q.long()
+
+    def nest(packed: torch.Tensor) -> torch.Tensor:
+        values = packed[0].transpose(0, 1).contiguous()
+        return torch.nested.nested_tensor_from_jagged(values, bounds, max_seqlen=max_length_q).transpose(1, 2)
+
+    attended = F.scaled_dot_product_attention(nest(query), nest(key), nest(value), dropout_p=dropout, scale=scaling)
+    return attended.transpose(1, 2).values()[None], None
+
+
+AttentionInterface.register(PACKED_SDPA, packed_sdpa_forward)
+AttentionMaskInterface.register(PACKED_SDPA, sdpa_mask)
+
+
+__all__ = ["PACKED_SDPA", "can_pack", "packed_sdpa_forward", "packing_arguments"]
