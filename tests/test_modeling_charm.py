@@ -37,7 +37,7 @@ def scores_of(model: CharmForAestheticScoring, inputs: dict) -> torch.Tensor:
 # --- One image, one score --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager", "packed_sdpa"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("position_mode", ["exact", "reference"])
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_a_score_does_not_depend_on_the_batch_or_its_padding(

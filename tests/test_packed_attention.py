@@ -12,8 +12,13 @@ import torch.nn.functional as F
 from support import BACKBONES, photo_path, tiny_model, tiny_processor
 from transformers import AttentionInterface
 
-from charm_hf import CharmForAestheticScoring
+from charm_hf import CharmForAestheticScoring, CharmModel
 from charm_hf.models.packed_attention_charm import PACKED_SDPA, can_pack
+
+
+@pytest.fixture(autouse=True)
+def packing_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CharmModel, "_packs_on_cpu", True)
 
 
 CALLS: list[dict[str, Any]] = []
@@ -110,6 +115,12 @@ def test_gradients_of_a_packed_batch_equal_those_of_a_padded_one(checkpointing: 
 def test_only_attentions_that_are_told_of_bounds_get_packed_batches() -> None:
     assert all(map(can_pack, (PACKED_SDPA, "flash_attention_2", "kernels-community/flash-attn2")))
     assert not any(map(can_pack, ("sdpa", "eager", "flex_attention")))
+
+
+def test_a_cpu_encodes_lengths_apart_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CharmModel, "_packs_on_cpu", False)
+    monkeypatch.setattr(CharmModel, "_encode_packed", None)
+    padded_and_packed("dinov2", PACKED_SDPA)
 
 
 def test_stochastic_depth_keeps_a_batch_padded_since_it_drops_whole_photos(monkeypatch: pytest.MonkeyPatch) -> None:

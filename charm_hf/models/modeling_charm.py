@@ -439,6 +439,8 @@ _LAYERS = {"dinov2": "encoder.layer", "dinov2_with_registers": "encoder.layer", 
 class CharmModel(CharmPreTrainedModel):
     """The encoder without a head: tokens of [`CharmImageProcessor`] in, hidden states out."""
 
+    # A CPU encodes the images of each length apart, which is faster there; tests pack on it nevertheless.
+    _packs_on_cpu = False
     # What may be asked for; the backbone's own layers carry the hooks that record it.
     _can_record_outputs = {"hidden_states": "backbone_layer", "attentions": "backbone_attention"}  # noqa: RUF012
 
@@ -506,8 +508,8 @@ class CharmModel(CharmPreTrainedModel):
         """
         if torch.compiler.is_compiling() or torch.jit.is_tracing():
             return self._encode
-        packs = can_pack(self.backbone.config._attn_implementation)
         on_cpu = self.backbone.layernorm.weight.device.type == "cpu" and mask.device.type == "cpu"
+        packs = can_pack(self.backbone.config._attn_implementation) and (self._packs_on_cpu or not on_cpu)
         recorded = any(
             kwargs.get(name) or getattr(self.config, name) for name in ("output_hidden_states", "output_attentions")
         )
