@@ -12,11 +12,16 @@ from PIL import Image
 QUARTER = (512, 384)
 
 
+def wheel_photo(name: str) -> Path:
+    """A photo that comes with scikit-image."""
+    return Path(skimage.data.__file__).parent / name
+
+
 def make_photo(folder: Path, width: int, height: int) -> Path:
     """Write a JPEG (quality 92) of this size."""
-    wheels = Path(skimage.data.__file__).parent, Path(sklearn.datasets.__file__).parent / "images"
-    paths = wheels[0] / "motorcycle_left.png", wheels[0] / "coffee.png", wheels[0] / "astronaut.png"
-    quarters = [Image.open(path).convert("RGB").crop((0, 0, *QUARTER)) for path in (*paths, wheels[1] / "china.jpg")]
+    paths = [wheel_photo(name) for name in ("motorcycle_left.png", "coffee.png", "astronaut.png")]
+    paths.append(Path(sklearn.datasets.__file__).parent / "images" / "china.jpg")
+    quarters = [Image.open(path).convert("RGB").crop((0, 0, *QUARTER)) for path in paths]
     photo = Image.new("RGB", (width, height))
     for row, top in enumerate(range(0, height, QUARTER[1])):
         for column, left in enumerate(range(0, width, QUARTER[0])):

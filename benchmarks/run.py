@@ -48,7 +48,7 @@ def import_row(repetitions: int) -> Iterator[Row]:
 def main() -> None:
     """Print the table of the groups asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    groups = ("medium", "large", "forward", "sizes", "packing", "gmacs", "training", "imports")
+    groups = ("medium", "bound", "large", "forward", "sizes", "packing", "gmacs", "training", "imports")
     parser.add_argument("groups", nargs="*", help=f"of {', '.join(groups)}; all if none is named")
     parser.add_argument("--peer-environment", type=Path, default=DEFAULT_ENVIRONMENT)
     parser.add_argument("--repetitions", type=int, default=40, help="of the cheapest rows; others take fewer")
@@ -63,6 +63,7 @@ def main() -> None:
         folder, peer = Path(temporary), arguments.peer_environment
         rows = {
             "medium": lambda: tokenizer_rows.medium_rows(folder, peer, repetitions),
+            "bound": lambda: tokenizer_rows.bound_rows(folder, repetitions),
             "large": lambda: tokenizer_rows.large_rows(folder, peer, repetitions),
             "forward": lambda: model_rows.forward_rows(repetitions),
             "sizes": lambda: model_rows.unlike_sizes_row(repetitions),
