@@ -60,7 +60,7 @@ def forward_rows(repetitions: int) -> Iterator[Row]:
         ours, theirs = least_milliseconds(
             partial(model, **inputs),
             lambda hidden=hidden: bare.layernorm(bare.encoder(hidden).last_hidden_state),
-            repetitions=max(3, repetitions // (4 * batch)),
+            repetitions=max(4, repetitions // (4 * batch)),
         )
         yield Row(
             f"forward, 1000 tokens, batch {batch}: of the bare encoder",
@@ -87,7 +87,7 @@ def unlike_sizes_row(repetitions: int) -> Iterator[Row]:
     processor, photos = CharmImageProcessor(max_num_patches=512), photos_of_sixteen_sizes()
     batch, singles = processor(photos), [processor(photo) for photo in photos]
     together, alone = least_milliseconds(
-        lambda: model(**batch), lambda: [model(**single) for single in singles], repetitions=max(2, repetitions // 15)
+        lambda: model(**batch), lambda: [model(**single) for single in singles], repetitions=max(4, repetitions // 8)
     )
     yield Row(
         "16 photos of 16 sizes in one batch: of one by one (CPU)",
