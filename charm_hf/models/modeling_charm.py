@@ -517,7 +517,8 @@ class CharmModel(CharmPreTrainedModel):
             return self._encode
         if packs:
             drops_images = getattr(self.backbone.config, "drop_path_rate", 0.0) > 0
-            needs_images_apart = self.training and (drops_images or self.is_gradient_checkpointing)
+            checkpoints = any(getattr(module, "gradient_checkpointing", False) for module in self.modules())
+            needs_images_apart = self.training and (drops_images or checkpoints)
             return self._encode if needs_images_apart else self._encode_packed
         # On a CPU a larger batch is not faster a token, so that padding costs time that nothing gives back.
         padded_at_the_end = bool((mask[:, 1:] <= mask[:, :-1]).all())
