@@ -30,6 +30,13 @@ HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "evidence.md"
 # What the Charm arms are held against.
 RIVALS = ("kept-aspect", "squash", "centre-crop", "pad-to-square")
+# Charm arms held against each other: what is it worth to choose regions, to draw in training, to add a scale?
+SELECTIONS = (
+    *((arm, "charm-random") for arm in ("charm-frequency", "charm-gradient", "charm-entropy", "charm-saliency")),
+    ("charm-recipe", "charm-random"),
+    ("charm-recipe", "charm-frequency"),
+    ("charm-3-recipe", "charm-recipe"),
+)
 # Test photos by training photos of five folds.
 FOLD_RATIO = 0.25
 Rows = list[dict[str, str]]
@@ -95,14 +102,20 @@ def _mean(rows: Rows, arm: str, question: str) -> float:
     return float(np.mean(list(values_of(rows, arm, question, "best_epoch").values())))
 
 
-def rivals_table(rows: Rows) -> str:
-    """Charm minus each rival, paired by seed."""
+def differences_table(rows: Rows, pairs: Sequence[tuple[str, str]]) -> str:
+    """One arm minus another, paired by seed."""
+    found = {row["arm"] for row in rows}
     lines = [
-        [ARMS[arm].title, rival, *(difference(rows, arm, rival, question).signed for question in QUESTIONS)]
-        for arm in present(rows, [arm for arm in ARMS if arm.startswith("charm")])
-        for rival in RIVALS
+        [ARMS[arm].title, ARMS[rival].title, *(difference(rows, arm, rival, asked).signed for asked in QUESTIONS)]
+        for arm, rival in pairs
+        if {arm, rival} <= found
     ]
     return markdown(["arm", "minus", *QUESTIONS], lines)
+
+
+def rivals_table(rows: Rows) -> str:
+    """Charm minus each rival."""
+    return differences_table(rows, [(arm, rival) for arm in ARMS if arm.startswith("charm") for rival in RIVALS])
 
 
 def costs_table(rows: Rows) -> str:
@@ -231,6 +244,7 @@ def make_tables(results: Path) -> dict[str, str]:
         ("planted", "planted/results.csv", lambda rows: planted_table(rows, "srcc")),
         ("planted-plcc", "planted/results.csv", lambda rows: planted_table(rows, "plcc")),
         ("rivals", "planted/results.csv", rivals_table),
+        ("selections", "planted/results.csv", lambda rows: differences_table(rows, SELECTIONS)),
         ("epochs", "planted/results.csv", epochs_table),
         ("costs", "planted/costs.csv", costs_table),
         ("faults", "faults/results.csv", faults_table),
