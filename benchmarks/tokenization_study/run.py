@@ -66,7 +66,7 @@ class Size:
     one_at_a_time: bool = False
     fault_questions: tuple[str, ...] = ("placement", "all")
     image_seed: int = 2026
-    pool: int = 900
+    pool: int = 700
     validation: int = 100
     test: int = 200
     scale: float = 1.0
@@ -89,7 +89,7 @@ SIZES = {
         seeds=2,
     ),
     "quick": Size(
-        recipe=Recipe(updates=200),
+        recipe=Recipe(updates=140),
         oasis_recipe=Recipe(patch_size=40, max_num_patches=56, updates=40, batch_size=16),
     ),
     "full": Size(
