@@ -27,7 +27,7 @@ from transformers import BertConfig, BertTokenizer, ViTConfig
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from benchmarks.mmlq_study.grammar import WORDS, Grammar, is_informative, known_answer
-from benchmarks.tokenization_study.oasis import OasisData
+from benchmarks.tokenization_study.oasis import OasisData, read_ratings
 from charm_hf import MmlqForAestheticScoring, MmlqProcessor
 from charm_hf.metrics import plcc, srcc
 from charm_hf.training.augmentation import TrainingAugmentation
@@ -104,8 +104,7 @@ class Result:
 def read_photos(folder: Path) -> tuple[Dataset, np.ndarray]:
     """Photos with vote shares, and their mean ratings brought to [0, 1] by rank."""
     data = OasisData.read(folder)
-    with open(folder / "ratings.csv", newline="", encoding="utf-8-sig") as file:
-        votes = np.array([[float(row[f"c{value}"]) for value in SCORE_VALUES] for row in csv.DictReader(file)])
+    votes = np.array([[float(row[f"c{value}"]) for value in SCORE_VALUES] for row in read_ratings(folder)])
     shares = votes / votes.sum(axis=1, keepdims=True)
     scores = shares @ np.array(SCORE_VALUES)
     columns = {"image": Image(), "image_id": Value("string"), "score": Value("float64")}

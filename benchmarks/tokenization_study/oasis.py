@@ -17,6 +17,12 @@ OASIS_ARMS = ("charm-recipe", "squash", "centre-crop", "kept-aspect")
 RATING_RANGE = (1.0, 7.0)
 
 
+def read_ratings(folder: Path) -> list[dict[str, str]]:
+    """Rows of `ratings.csv`: one a photo."""
+    with open(folder / "ratings.csv", newline="", encoding="utf-8-sig") as file:
+        return list(csv.DictReader(file))
+
+
 @dataclass(frozen=True)
 class OasisData:
     """The photos' paths, categories, and mean ratings brought to [0, 1], (N, 1)."""
@@ -28,8 +34,7 @@ class OasisData:
     @classmethod
     def read(cls, folder: Path) -> OasisData:
         """Read `ratings.csv`."""
-        with open(folder / "ratings.csv", newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
+        rows = read_ratings(folder)
         low, high = RATING_RANGE
         ratings = np.array([[float(row["mean"])] for row in rows])
         paths = tuple(folder / "images" / row["image"] for row in rows)
