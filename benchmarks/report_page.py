@@ -15,7 +15,7 @@ import time
 from itertools import cycle, islice
 from pathlib import Path
 
-from charm_hf.report import write_report
+from charm_hf.look.report import write_report
 from charm_hf.scoring import list_items
 
 

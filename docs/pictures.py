@@ -14,8 +14,8 @@ import tempfile
 from pathlib import Path
 
 from charm_hf import CharmImageProcessor
-from charm_hf.demo import launch_demo
-from charm_hf.explain import see
+from charm_hf.look.demo import launch_demo
+from charm_hf.look.explain import see
 
 
 IMAGES = Path(__file__).parent / "images"

@@ -1,0 +1,244 @@
+"""The `charm-hf` command. Each command parses and calls the library; heavy imports wait until a command runs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .checkpoints import app as checkpoints
+from .pictures import app as pictures
+from .support import (
+    EXIT_ALL_DONE,
+    EXIT_SOME_FAILED,
+    DeviceOption,
+    ModelOption,
+    RevisionOption,
+    SeedOption,
+    SelectionOption,
+    SubfolderOption,
+    TrustOption,
+    fail,
+    say,
+)
+
+
+if TYPE_CHECKING:
+    from ..scoring import Summary
+
+
+app = typer.Typer(
+    help="Image aesthetics: score photos, and care for the checkpoints that do.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+app.add_typer(checkpoints)
+app.add_typer(pictures)
+
+EXIT_STOPPED = 3
+_EXIT_SIGNAL = 128
+
+
+@app.callback()
+def _root() -> None:
+    """Image aesthetics: score photos, and care for the checkpoints that do."""
+
+
+@app.command()
+def score(
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PATH...",
+            help="Image files, folders, glob patterns; '-' for paths on standard input; a .csv, .tsv, .jsonl or "
+            ".parquet table with a column of paths; .tar shards; or one dataset: hf://datasets/NAME[@REVISION], or a "
+            "folder that save_to_disk wrote.",
+        ),
+    ],
+    model: ModelOption = None,
+    revision: RevisionOption = None,
+    subfolder: SubfolderOption = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Table (.csv, .jsonl, .parquet); stdout if not given."),
+    ] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Throw an unfinished run into --output away.")] = False,
+    distribution: Annotated[bool, typer.Option("--distribution", help="Add the predicted distribution.")] = False,
+    provenance: Annotated[bool, typer.Option("--provenance", help="Add model, revision, version, dtype.")] = False,
+    top: Annotated[int | None, typer.Option(min=1, help="Keep this many of the best, best first.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Keep images with at least this score.")] = None,
+    copy_to: Annotated[Path | None, typer.Option(metavar="DIR", help="Copy the kept images there.")] = None,
+    write_xmp: Annotated[
+        bool, typer.Option("--write-xmp", help="Write PHOTO.xmp with a rating for kept images.")
+    ] = False,
+    path_column: Annotated[
+        str | None, typer.Option(help="Column of paths in a table, of images in a dataset.")
+    ] = None,
+    key_column: Annotated[str | None, typer.Option(help="Column whose values become the column `key`.")] = None,
+    root: Annotated[str | None, typer.Option(metavar="DIR", help="Where relative paths in a table start.")] = None,
+    null: Annotated[bool, typer.Option("--null", "-0", help="Paths on standard input end with a zero byte.")] = False,
+    split: Annotated[str | None, typer.Option(help="Split of a dataset.")] = None,
+    streaming: Annotated[bool, typer.Option("--streaming", help="Read a dataset from the Hub as it goes.")] = False,
+    device: DeviceOption = None,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    compile_model: Annotated[bool, typer.Option("--compile", help="Compile the model.")] = False,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Most images in a batch.")] = None,
+    token_budget: Annotated[int | None, typer.Option(min=1, help="Most tokens in a batch, padding included.")] = None,
+    num_workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes that decode images; by the number of images and cores.")
+    ] = None,
+    patch_selection: SelectionOption = None,
+    seed: SeedOption = None,
+    num_views: Annotated[int, typer.Option(min=1, help="Average over this many random selections.")] = 1,
+    comments: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Table with the columns path (or file name) and comment, for checkpoints that read comments.",
+        ),
+    ] = None,
+    full_decoding: Annotated[
+        bool, typer.Option("--full-decoding", help="Decode large JPEGs whole before they are shrunk; slower.")
+    ] = False,
+    trust_remote_code: TrustOption = False,
+) -> None:
+    """Score photos: a table of path, score, normalized_score, std, width, height, tokens and error.
+
+    Started again after an interruption, the same command with --output goes on where it stopped.
+
+    Exit code: 0 all scored, 1 some images failed, 2 wrong usage, 3 stopped by a full disk or the like, 130 by Ctrl-C.
+    """
+    from transformers.utils.logging import disable_progress_bar
+
+    from .. import scoring
+
+    disable_progress_bar()
+    skipped: Counter[str] = Counter()
+    with _exit_codes(resumable=output is not None) as bar:
+        options = scoring.ScoringOptions(
+            token_budget=token_budget,
+            batch_size=batch_size,
+            num_views=num_views,
+            reduced_decoding=not full_decoding,
+            processor=_given(patch_selection=patch_selection, seed=seed),
+            num_workers=num_workers,
+        )
+        processes = scoring.Processes()
+        if output is None and processes.count > 1:
+            raise ValueError("Several processes need --output FILE, which they write together.")
+        source = scoring.open_source(
+            paths,
+            scoring.SourceOptions(path_column, key_column, root, null),
+            split=split,
+            streaming=streaming,
+            on_skipped=lambda path: skipped.update([Path(path).suffix.lower()]),
+        )
+        if model is None and processes.is_main:
+            say(scoring.DEMONSTRATION_NOTICE)
+        loaded, processor = scoring.load_checkpoint(
+            model,
+            device=device or processes.device,
+            dtype=dtype,
+            compile_model=compile_model,
+            trust_remote_code=trust_remote_code,
+            **_given(revision=revision, subfolder=subfolder),
+        )
+        scoring.give_comments(processor, comments)
+        columns = scoring.provenance_columns(loaded) if provenance else {}
+        table = scoring.TableOptions(distribution, columns, scoring.Selection(threshold, top), copy_to, write_xmp)
+        scorer = scoring.Scorer(loaded, processor, options)
+        bar.hidden = not processes.is_main
+        if output is None:
+            summary = scoring.score_to_stream(source, scorer, sys.stdout, table, on_progress=bar.show)
+        else:
+            summary = scoring.score_to_table(
+                source, scorer, output, table, restart=restart, processes=processes, on_progress=bar.show
+            )
+    if comments is not None:
+        say(f"Comments were found on {processor.commented:,} of {processor.photos:,} photos.")
+    processes.close()
+    _report_scores(summary, skipped)
+    raise typer.Exit(EXIT_SOME_FAILED if summary.failed else EXIT_ALL_DONE)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+class _ProgressBar:
+    """A bar on standard error, from when something is done, with rate and time left."""
+
+    def __init__(self) -> None:
+        self.hidden = False
+        self.bar: Any = None
+
+    def show(self, finished: int, count: int | None) -> None:
+        """Draw that so many images are finished; those of the first call cost this run no time."""
+        from tqdm import tqdm
+
+        if self.bar is None:
+            self.bar = tqdm(
+                total=count, initial=finished, unit=" images", file=sys.stderr, disable=self.hidden, smoothing=0.05
+            )
+        self.bar.update(finished - self.bar.n)
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        if self.bar is not None:
+            self.bar.close()
+
+
+@contextmanager
+def _exit_codes(resumable: bool) -> Iterator[_ProgressBar]:
+    """Turn errors into messages and exit codes: wrong usage before the first image, a stop after it."""
+    from ..scoring import ScoringInterrupted
+
+    bar = _ProgressBar()
+    go_on = " What is scored so far is kept: the same command goes on from there." if resumable else ""
+    try:
+        yield bar
+    except ScoringInterrupted as interruption:
+        bar.close()
+        say(f"{interruption}{go_on}")
+        raise typer.Exit(_EXIT_SIGNAL + interruption.signal_number) from None
+    except BrokenPipeError:  # whoever read the table has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(EXIT_ALL_DONE) from None
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        bar.close()
+        if bar.bar is None:
+            fail(error)
+        say(f"Error: {error}{go_on}")
+        raise typer.Exit(EXIT_STOPPED) from None
+    finally:
+        bar.close()
+
+
+def _report_scores(summary: Summary, skipped: Counter[str]) -> None:
+    """Say on standard error what did not get a score, and why."""
+    for row in summary.failures:
+        reason = row.error or ""
+        say(f"not scored: {reason if row.path in reason else f'{row.path!r}: {reason}'}")
+    if summary.failed > len(summary.failures):
+        say(f"… and {summary.failed - len(summary.failures):,} more: see the column `error`.")
+    if skipped:
+        kinds = ", ".join(f"{extension or 'no extension'} ({count:,})" for extension, count in skipped.most_common(8))
+        say(f"Passed over {sum(skipped.values()):,} files in folders that are not named like images: {kinds}.")
+    if summary.sidecars_kept:
+        say(f"Left {summary.sidecars_kept:,} sidecars alone that another program wrote.")
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run the command line."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    return app(arguments)

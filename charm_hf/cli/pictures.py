@@ -1,0 +1,139 @@
+"""`charm-hf explain`, `report` and `demo`: scores to look at. Thin: the modules of the same names do it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .support import (
+    DeviceOption,
+    ModelOption,
+    RevisionOption,
+    SeedOption,
+    SelectionOption,
+    SubfolderOption,
+    TrustOption,
+    fail,
+    say,
+)
+
+
+app = typer.Typer()
+
+
+@app.command()
+def explain(
+    photo: Annotated[str, typer.Argument(metavar="PHOTO", help="Path or URL.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="PNG", help="Picture to write.")],
+    model: ModelOption = None,
+    revision: RevisionOption = None,
+    subfolder: SubfolderOption = None,
+    device: DeviceOption = None,
+    trust_remote_code: TrustOption = False,
+    patch_selection: SelectionOption = None,
+    saliency_map: Annotated[Path | None, typer.Option(help="For --patch-selection saliency: the map.")] = None,
+    num_scales: Annotated[int | None, typer.Option(help="As the checkpoint's, if not given.")] = None,
+    max_num_patches: Annotated[int | None, typer.Option(help="Length of the token sequence.")] = None,
+    seed: SeedOption = None,
+    steps: Annotated[int, typer.Option(min=1, help="Gradients averaged from an empty photo to this one.")] = 8,
+    num_views: Annotated[int, typer.Option(min=1, help="Also show the spread over so many random selections.")] = 1,
+) -> None:
+    """Draw what the model saw of a photo and which tokens moved its score.
+
+    Exit code: 0 drawn, 2 wrong usage or a photo that cannot be read.
+    """
+    from transformers.utils.logging import disable_progress_bar
+
+    from ..look.explain import explain as explain_photo
+    from ..scoring import load_checkpoint
+    from ..scoring.checkpoint import DEMONSTRATION_NOTICE
+
+    disable_progress_bar()
+    given = {
+        "patch_selection": patch_selection,
+        "num_scales": num_scales,
+        "max_num_patches": max_num_patches,
+        "seed": seed,
+        "saliency_maps": None if saliency_map is None else str(saliency_map),
+    }
+    options = {name: value for name, value in given.items() if value is not None}
+    try:
+        if model is None:
+            say(DEMONSTRATION_NOTICE)
+        loaded, processor = load_checkpoint(
+            model, device=device, trust_remote_code=trust_remote_code, revision=revision, subfolder=subfolder
+        )
+        explanation = explain_photo(photo, loaded, processor, steps=steps, num_views=num_views, **options)
+        explanation.save(output)
+    except (ValueError, OSError, ImportError) as error:
+        fail(error)
+    print(output)  # noqa: T201, what was made is data
+
+
+@app.command()
+def report(
+    scores: Annotated[Path, typer.Argument(metavar="SCORES", help="Table of charm-hf score: .csv, .jsonl, .parquet.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="HTML", help="Page to write.")],
+    title: Annotated[str | None, typer.Option(help="Heading of the page.")] = None,
+    image_root: Annotated[Path | None, typer.Option(help="Where relative paths of the table start.")] = None,
+    thumbnails: Annotated[str, typer.Option(help="embed, link or none.")] = "embed",
+    thumbnail_size: Annotated[int | None, typer.Option(help="Longest edge in pixels.")] = None,
+    originals: Annotated[bool, typer.Option(help="Let the large view show the photos' own files.")] = True,
+) -> None:
+    """Make one self-contained page of scored photos to sort, filter and choose from.
+
+    Exit code: 0 written, 2 wrong usage or a table that cannot be read.
+    """
+    from ..look.report import write_report
+
+    try:
+        summary = write_report(
+            scores,
+            output,
+            title=title,
+            image_root=image_root,
+            thumbnails=thumbnails,
+            thumbnail_size=thumbnail_size,
+            link_originals=originals,
+            progress=True,
+        )
+    except (ValueError, OSError) as error:
+        fail(error)
+    say(f"{summary.num_photos:,} photos, {summary.num_failed:,} failures, {summary.num_bytes / 1e6:.1f} MB")
+    print(summary.path)  # noqa: T201, what was made is data
+
+
+@app.command()
+def demo(
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", "-m", metavar="DIR_OR_REPO", help="Checkpoint on offer; may be repeated."),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen at; any other than this lets others in.")] = "127.0.0.1",
+    port: Annotated[int | None, typer.Option(help="The first free one from 7860 if not given.")] = None,
+    device: DeviceOption = None,
+    trust_remote_code: TrustOption = False,
+    open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+) -> None:
+    """Serve a local page to drop photos on. Nothing leaves this machine.
+
+    Exit code: 0 stopped, 2 wrong usage.
+    """
+    from ..look.demo import launch_demo
+
+    try:
+        page, url = launch_demo(
+            model or (),
+            host=host,
+            port=port,
+            device=device,
+            trust_remote_code=trust_remote_code,
+            open_browser=open_browser,
+            block=False,
+        )
+    except (ValueError, OSError, ImportError) as error:
+        fail(error)
+    say(f"The demo runs at {url}. Ctrl-C stops it.")
+    page.block_thread()

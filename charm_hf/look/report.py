@@ -1,0 +1,409 @@
+"""One self-contained HTML page to look through scored photos: `charm-hf report SCORES.csv -o report.html`.
+
+Data flow: score table → rows (best first) → thumbnails and JSON inside the template of `assets/report`. The page asks
+the network for nothing and runs no script but its own: names of files reach it only as JSON text, and its content
+security policy lists the hashes of the scripts and the style that may run.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import html
+import io
+import json
+import logging
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TextIO
+from urllib.parse import quote
+
+from PIL import Image
+from tqdm.auto import tqdm
+
+from ..models.image_loading_charm import load_image
+
+
+logger = logging.getLogger(__name__)
+
+THUMBNAILS = ("embed", "link", "none")
+# Longest edge of an embedded thumbnail by the number of photos: some 60 MB of page for 10,000 detailed photos.
+_THUMBNAIL_SIZES = ((500, 384), (2_000, 256), (math.inf, 160))
+_CHUNK = 200
+_ASSETS = ("report.css", "rows.js", "sheet.js", "page.js")
+_NUMBERS = ("score", "normalized_score", "std", "width", "height", "tokens")
+_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+_ESCAPED_BYTES = re.compile(rb"\\x([89a-f][0-9a-f])")
+
+
+@dataclass(frozen=True)
+class ReportSummary:
+    """What `write_report` wrote.
+
+    Attributes:
+        path: the page.
+        num_photos: photos with a score.
+        num_failed: rows with an error, listed apart.
+        num_without_picture: photos whose file could not be read again.
+        num_bytes: size of the page.
+    """
+
+    path: Path
+    num_photos: int
+    num_failed: int
+    num_without_picture: int
+    num_bytes: int
+
+
+@dataclass(frozen=True)
+class _Photo:
+    row: dict[str, Any]
+    file: Path | None  # where the photo lies now
+    thumbnail: str = ""  # base64 of a JPEG
+    note: str = ""  # why there is no picture
+
+
+def write_report(
+    scores: str | os.PathLike[str] | Iterable[Mapping[str, Any]],
+    output: str | os.PathLike[str],
+    *,
+    title: str | None = None,
+    image_root: str | os.PathLike[str] | None = None,
+    thumbnails: str = "embed",
+    thumbnail_size: int | None = None,
+    thumbnail_quality: int = 72,
+    link_originals: bool = True,
+    workers: int | None = None,
+    progress: bool = False,
+) -> ReportSummary:
+    """Write one HTML page that shows scored photos.
+
+    Args:
+        scores: a table written by `charm-hf score` (`.csv`, `.jsonl` or `.parquet`), or its rows. `path` and `score`
+            are needed; `normalized_score`, `std`, `width`, `height`, `tokens`, `distribution` and further columns are
+            shown where they are. Rows with an `error` are listed apart.
+        output: the page; an existing file is replaced once the new one is whole.
+        title: heading of the page; names the table if not given.
+        image_root: folder that relative paths of the table start from. If not given: the working folder, and for files
+            that are not there the folder of the table.
+        thumbnails: `"embed"` puts small JPEGs into the page, `"link"` shows the files from where they lie (a small
+            page, which works on this machine only), `"none"` shows names.
+        thumbnail_size: longest edge of an embedded thumbnail in pixels; 384 up to 500 photos, 256 to 2,000, then 160.
+        thumbnail_quality: JPEG quality of the thumbnails, 1 to 95.
+        link_originals: whether the large view may show the photo's own file, by its path relative to the page.
+        workers: threads that make thumbnails; one a core if not given.
+        progress: whether to draw a progress bar on stderr.
+
+    Raises:
+        FileNotFoundError: if there is no such table, or no folder to write to.
+        ValueError: for a table of another format, without the needed columns, without rows, or with a score that is no
+            number; it names the table and the row.
+    """
+    output = Path(output)
+    _check_options(output, thumbnails, thumbnail_size, thumbnail_quality)
+    table = Path(scores) if isinstance(scores, (str, os.PathLike)) else None
+    name = table.name if table is not None else "the given rows"
+    rows = _checked_rows(read_scores(table) if table is not None else scores, name)  # type: ignore[arg-type]
+    scored = sorted((row for row in rows if row["score"] is not None), key=lambda row: -row["score"])
+    failed = [row for row in rows if row["score"] is None]
+
+    roots = [Path(image_root)] if image_root is not None else [Path(), *([table.parent] if table is not None else [])]
+    edge = thumbnail_size or next(size for limit, size in _THUMBNAIL_SIZES if len(scored) <= limit)
+    shrink = partial(_with_thumbnail, edge=edge, quality=thumbnail_quality) if thumbnails == "embed" else None
+    photos = [_Photo(row, *_locate(row["path"], roots)) for row in scored]
+    title = title or f"Scores of {name}"
+
+    partial_page = output.with_name(f"{output.name}.part")
+    try:
+        with open(partial_page, "w", encoding="utf-8", errors="replace", newline="\n") as page:
+            before, after = _template(title, link_files=thumbnails == "link" or link_originals)
+            page.write(before)
+            if shrink is not None:
+                photos = _write_thumbnails(page, photos, shrink, workers, progress)
+            data = _page_data(photos, failed, output.absolute().parent, thumbnails, link_originals)
+            page.write(after.replace("{{data}}", _script_json(data), 1))
+        os.replace(partial_page, output)
+    finally:
+        partial_page.unlink(missing_ok=True)
+    missing = sum(bool(photo.note) for photo in photos)
+    if missing:
+        logger.warning("%d of %d photos cannot be shown: %s", missing, len(photos), _first_note(photos))
+    return ReportSummary(output, len(photos), len(failed), missing, output.stat().st_size)
+
+
+def _check_options(output: Path, thumbnails: str, size: int | None, quality: int) -> None:
+    if thumbnails not in THUMBNAILS:
+        raise ValueError(f"`thumbnails` must be one of {THUMBNAILS}, got {thumbnails!r}.")
+    if not 1 <= quality <= 95:
+        raise ValueError(f"`thumbnail_quality` must be 1 to 95, got {quality}.")
+    if size is not None and not 16 <= size <= 2048:
+        raise ValueError(f"`thumbnail_size` must be 16 to 2048 pixels, got {size}.")
+    if not output.absolute().parent.is_dir():
+        raise FileNotFoundError(f"There is no folder {os.fspath(output.absolute().parent)!r} to write the report to.")
+
+
+def read_scores(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Read a table written by `charm-hf score`: `.csv`, `.jsonl` or `.parquet`, each row a `dict`.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: for another format or a broken file.
+    """
+    path = Path(path)
+    reader = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}.get(path.suffix.lower())
+    if reader is None:
+        raise ValueError(f"{os.fspath(path)!r}: expected a table ending in .csv, .jsonl or .parquet.")
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no score table {os.fspath(path)!r}. `charm-hf score` writes one.")
+    return reader(path)
+
+
+def _read_csv(path: Path) -> list[dict[str, Any]]:
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        rows = [{key: value for key, value in row.items() if key is not None} for row in reader]
+        columns = reader.fieldnames or []
+    if not rows:
+        _check_columns(columns, path.name)
+    return rows
+
+
+def _read_jsonl(path: Path) -> list[dict[str, Any]]:
+    rows = []
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path.name}, line {number} is not JSON: {error}") from None
+            if not isinstance(row, dict):
+                raise ValueError(f"{path.name}, line {number}: expected an object, found {type(row).__name__}.")
+            rows.append(row)
+    return rows
+
+
+def _read_parquet(path: Path) -> list[dict[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(path).to_pylist()
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{path.name} is not a Parquet file: {error}") from None
+
+
+def _check_columns(columns: Iterable[str], name: str) -> None:
+    missing = [column for column in ("path", "score") if column not in columns]
+    if missing:
+        raise ValueError(f"{name}: expected the columns `path` and `score`, found {', '.join(columns) or 'none'}.")
+
+
+def _checked_rows(rows: Iterable[Mapping[str, Any]], name: str) -> list[dict[str, Any]]:
+    checked = []
+    for number, row in enumerate(rows, 1):
+        if number == 1:
+            _check_columns(row, name)
+        checked.append(_checked_row(row, f"{name}, row {number}"))
+    if not checked:
+        raise ValueError(f"{name} holds no rows: there is nothing to show.")
+    return checked
+
+
+def _checked_row(row: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """Turn the cells of one row into numbers and text; `score` is `None` exactly where `error` is not empty."""
+    result: dict[str, Any] = {**row, "path": str(row.get("path") or "")}
+    for column in _NUMBERS:
+        result[column] = _number(row.get(column), f"{place}, column {column}")
+    result["distribution"] = _numbers(row.get("distribution"))
+    result["error"] = str(row.get("error") or "")
+    if result["score"] is None and not result["error"]:
+        result["error"] = "The table holds no score for this file."
+    if result["error"]:
+        result["score"] = None
+    return result
+
+
+def _number(value: Any, place: str) -> float | int | None:
+    if value is None or value == "":
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{place}: expected a number, found {value!r}.") from None
+    if not math.isfinite(number):
+        return None
+    return int(number) if number.is_integer() and not isinstance(value, float) else number
+
+
+def _numbers(value: Any) -> list[float] | None:
+    """Read a list of numbers, which a CSV holds as its JSON text."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError:
+            return None
+    if not isinstance(value, Sequence) or isinstance(value, str) or not value:
+        return None
+    return [float(number) for number in value] if all(isinstance(number, (int, float)) for number in value) else None
+
+
+def _locate(path: str, roots: Sequence[Path]) -> tuple[Path | None, str, str]:
+    """Find the file of a row. Gives (file, empty thumbnail, reason why there is none)."""
+    if _URL.match(path):
+        return None, "", "Not a file on this machine"
+    for candidate in dict.fromkeys((path, _unescape(path))):
+        for root in roots:
+            file = root / candidate
+            try:
+                if file.is_file():
+                    return file, "", ""
+            except (OSError, ValueError):  # a name too long for the file system, or with a zero byte
+                continue
+    return None, "", "The file is not there any more"
+
+
+def _unescape(path: str) -> str:
+    r"""Undo the escapes (`\xe9`) by which the table writes bytes of a name that are not UTF-8."""
+    try:
+        raw = path.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # no file system gives half a surrogate pair
+        return path
+    return os.fsdecode(_ESCAPED_BYTES.sub(lambda found: bytes([int(found[1], 16)]), raw))
+
+
+def _with_thumbnail(photo: _Photo, edge: int, quality: int) -> _Photo:
+    """Decode the photo as small as the format allows, and shrink it to `edge` pixels at its own aspect ratio."""
+    if photo.file is None:
+        return photo
+    try:
+        image = load_image(photo.file, draft_size=(edge, edge))
+    except (OSError, ValueError) as error:
+        return _Photo(photo.row, None, note=f"The file cannot be read: {error}")
+    image.thumbnail((edge, edge), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    buffer = io.BytesIO()
+    # Made anew, so that no EXIF (places, serial numbers) of the photo gets into the page.
+    Image.frombytes("RGB", image.size, image.tobytes()).save(buffer, "JPEG", quality=quality, optimize=True)
+    return _Photo(photo.row, photo.file, base64.b64encode(buffer.getvalue()).decode("ascii"))
+
+
+def _write_thumbnails(
+    page: TextIO, photos: Sequence[_Photo], shrink: Any, workers: int | None, progress: bool
+) -> list[_Photo]:
+    """Write the thumbnails in blocks of lines as they are made, and return the photos without them."""
+    done: list[_Photo] = []
+    with (
+        ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool,
+        tqdm(total=len(photos), unit="photo", desc="thumbnails", disable=not progress) as bar,
+    ):
+        for start in range(0, len(photos), _CHUNK):
+            block = list(pool.map(shrink, photos[start : start + _CHUNK]))
+            lines = "\n".join(photo.thumbnail for photo in block)
+            page.write(f'<script type="text/plain" class="thumbnails">{lines}</script>\n')
+            done += [_Photo(photo.row, photo.file, note=photo.note) for photo in block]
+            bar.update(len(block))
+    return done
+
+
+def _page_data(
+    photos: Sequence[_Photo], failed: Sequence[dict[str, Any]], folder: Path, thumbnails: str, link_originals: bool
+) -> dict[str, Any]:
+    """What the page reads: see `readReport` in `assets/report/rows.js`."""
+    columns = ["path", "name", "folder", *_NUMBERS, "distribution", "extra", "note", "original", "link"]
+    known = {"path", "error", "distribution", *_NUMBERS}
+    folders: dict[str, int] = {}
+    rows = []
+    for photo in photos:
+        row = photo.row
+        parent, name = os.path.split(row["path"])
+        url = _url(photo.file, folder) if photo.file is not None else ""
+        place = folders.setdefault(parent.replace(os.sep, "/"), len(folders))
+        extra = {key: _plain(value) for key, value in row.items() if key not in known and value not in (None, "")}
+        links = [url if link_originals else "", url if thumbnails == "link" else ""]
+        numbers = [row[column] for column in _NUMBERS]
+        name = str(row.get("key") or name)  # of photos in an archive, which share a path
+        rows.append([row["path"], name, place, *numbers, row["distribution"], extra or None, photo.note, *links])
+    exported = [column for column in (photos[0].row if photos else {}) if column != "error"]
+    errors = [[row["path"], row["error"]] for row in failed]
+    identity = hashlib.sha256(json.dumps([row[0] for row in rows]).encode()).hexdigest()[:16]
+    return {
+        "id": identity,
+        "chunk": _CHUNK,
+        "columns": columns,
+        "folders": list(folders),
+        "rows": rows,
+        "errors": errors,
+        "exported": exported,
+    }
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, (str, int, float, bool)) else json.dumps(value, default=str)
+
+
+def _url(file: Path, folder: Path) -> str:
+    """Address of a file relative to the page's folder, so that both can be moved together."""
+    try:
+        relative = os.path.relpath(file.absolute(), folder)
+    except ValueError:  # another drive
+        return file.absolute().as_uri()
+    return "./" + quote(os.fsencode(relative.replace(os.sep, "/")))
+
+
+def _first_note(photos: Sequence[_Photo]) -> str:
+    return next(f"{photo.row['path']!r}: {photo.note}" for photo in photos if photo.note)
+
+
+def _template(title: str, link_files: bool) -> tuple[str, str]:
+    """Fill the template; the thumbnails belong between the two parts, and `{{data}}` stands in the second."""
+    folder = files("charm_hf") / "assets" / "report"
+    style, *scripts = ((folder / name).read_text(encoding="utf-8") for name in _ASSETS)
+    fields = {
+        "title": html.escape(title),
+        "policy": _policy(scripts, style, link_files),
+        "style": style,
+        "rows_script": scripts[0],
+        "sheet_script": scripts[1],
+        "page_script": scripts[2],
+    }
+    before, after = (folder / "page.html").read_text(encoding="utf-8").split("{{thumbnails}}")
+    fill = partial(re.sub, r"\{\{(\w+)\}\}", lambda found: fields.get(found[1], found[0]))
+    return fill(before), fill(after)
+
+
+def _policy(scripts: Iterable[str], style: str, link_files: bool) -> str:
+    """Content security policy: the page's own scripts and style by their hash, embedded pictures, nothing else."""
+    images = "data: 'self' file:" if link_files else "data:"
+    return "; ".join(
+        [
+            "default-src 'none'",
+            f"script-src {' '.join(map(_source_hash, scripts))}",
+            f"style-src {_source_hash(style)}",
+            f"img-src {images}",
+            "base-uri 'none'",
+            "form-action 'none'",
+            "require-trusted-types-for 'script'",
+        ]
+    )
+
+
+def _source_hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}'"
+
+
+def _script_json(data: Any) -> str:
+    """JSON that can stand in a `<script>` element: no character of it can end the element or open a comment."""
+    text = json.dumps(data, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+__all__ = ["ReportSummary", "read_scores", "write_report"]

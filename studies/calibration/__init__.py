@@ -1,0 +1,1 @@
+"""How far the predicted spread of ratings can be trusted."""

@@ -1,0 +1,283 @@
+"""Tables and plots of `docs/evidence.md`, from `results/*.csv`.
+
+    python -m studies.tokenization.report
+
+In the page, what stands between `<!-- table NAME -->` and `<!-- end -->` is replaced.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+from studies.tokenization.arms import ARMS
+from studies.tokenization.faults import FAULTS
+from studies.tokenization.planted_images import QUESTIONS
+from studies.tokenization.statistics_of_runs import DrawSpread, Estimate, draw_spread, estimate
+
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+
+HERE = Path(__file__).parent
+PAGE = HERE.parents[1] / "docs" / "evidence.md"
+# What the Charm arms are held against.
+RIVALS = ("kept-aspect", "squash", "centre-crop", "pad-to-square")
+# Charm arms held against each other: what is it worth to choose regions, to draw in training, to add a scale?
+SELECTIONS = (
+    *((arm, "charm-random") for arm in ("charm-frequency", "charm-gradient", "charm-entropy", "charm-saliency")),
+    ("charm-recipe", "charm-random"),
+    ("charm-recipe", "charm-frequency"),
+    ("charm-3-recipe", "charm-recipe"),
+)
+# Test photos by training photos of five folds.
+FOLD_RATIO = 0.25
+Rows = list[dict[str, str]]
+
+
+def read_rows(path: Path) -> Rows:
+    """Rows of a CSV file."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def values_of(rows: Rows, arm: str, factor: str | None, column: str) -> dict[tuple[str, str], float]:
+    """A column by (seed, factor)."""
+    return {
+        (row["seed"], row["factor"]): float(row[column])
+        for row in rows
+        if row["arm"] == arm and factor in (None, row["factor"])
+    }
+
+
+def difference(
+    rows: Rows, arm: str, rival: str, factor: str | None, column: str = "srcc", variance_factor: float = 0.0
+) -> Estimate:
+    """Arm minus rival, paired by seed (and fold)."""
+    ours, theirs = values_of(rows, arm, factor, column), values_of(rows, rival, factor, column)
+    return estimate([ours[key] - theirs[key] for key in ours if key in theirs], variance_factor)
+
+
+def present(rows: Rows, order: Sequence[str]) -> list[str]:
+    """Arms that have results, in the given order."""
+    found = {row["arm"] for row in rows}
+    return [arm for arm in order if arm in found]
+
+
+def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table."""
+    parts = [header, ["---"] * len(header), *lines]
+    return "\n".join("| " + " | ".join(part) + " |" for part in parts)
+
+
+def planted_table(rows: Rows, column: str) -> str:
+    """Mean and interval of each arm and question, beside tokens and GMACs."""
+    lines = []
+    for arm in present(rows, list(ARMS)):
+        first = next(row for row in rows if row["arm"] == arm)
+        cells = [str(estimate(list(values_of(rows, arm, question, column).values()))) for question in QUESTIONS]
+        lines.append([ARMS[arm].title, f"{float(first['tokens']):.0f}", f"{float(first['gmacs']):.4f}", *cells])
+    return markdown(["arm", "tokens", "GMACs", *QUESTIONS], lines)
+
+
+def epochs_table(rows: Rows) -> str:
+    """Epochs to the best validation result."""
+    return markdown(
+        ["arm", *QUESTIONS],
+        [
+            [ARMS[arm].title, *(f"{_mean(rows, arm, question):.1f}" for question in QUESTIONS)]
+            for arm in present(rows, list(ARMS))
+        ],
+    )
+
+
+def _mean(rows: Rows, arm: str, question: str) -> float:
+    return float(np.mean(list(values_of(rows, arm, question, "best_epoch").values())))
+
+
+def differences_table(rows: Rows, pairs: Sequence[tuple[str, str]]) -> str:
+    """One arm minus another, paired by seed."""
+    found = {row["arm"] for row in rows}
+    lines = [
+        [ARMS[arm].title, ARMS[rival].title, *(difference(rows, arm, rival, asked).signed for asked in QUESTIONS)]
+        for arm, rival in pairs
+        if {arm, rival} <= found
+    ]
+    return markdown(["arm", "minus", *QUESTIONS], lines)
+
+
+def rivals_table(rows: Rows) -> str:
+    """Charm minus each rival."""
+    return differences_table(rows, [(arm, rival) for arm in ARMS if arm.startswith("charm") for rival in RIVALS])
+
+
+def costs_table(rows: Rows) -> str:
+    """What one image costs."""
+    lines = [
+        [
+            ARMS[row["arm"]].title,
+            f"{float(row['tokens']):.0f}",
+            f"{float(row['gmacs']):.4f}",
+            f"{float(row['tokenize_ms']):.1f}",
+            f"{float(row['score_ms']):.2f}",
+            f"{float(row['train_seconds']):.1f}",
+        ]
+        for row in rows
+    ]
+    return markdown(["arm", "tokens", "GMACs", "tokenize, ms", "score, ms", "one training run, s"], lines)
+
+
+def faults_table(rows: Rows) -> str:
+    """Each fault minus our defaults, paired by seed, for the questions that were asked."""
+    found = {row["factor"] for row in rows}
+    asked = [question for question in QUESTIONS if question in found]
+    ours = [str(estimate(list(values_of(rows, "ours", question, "srcc").values()))) for question in asked]
+    lines = [["our defaults (SRCC itself)", *ours]]
+    for fault in present(rows, [name for name in FAULTS if name != "ours"]):
+        cells = [difference(rows, fault, "ours", question).signed for question in asked]
+        lines.append([FAULTS[fault].title, *cells])
+    return markdown(["instead of our default", *asked], lines)
+
+
+def oasis_table(rows: Rows) -> str:
+    """Each arm on real ratings, and Charm against it."""
+    lines = []
+    for arm in present(rows, list(ARMS)):
+        first = next(row for row in rows if row["arm"] == arm)
+        cells = [
+            str(estimate(list(values_of(rows, arm, None, column).values()), FOLD_RATIO)) for column in ("srcc", "plcc")
+        ]
+        against = (
+            "" if arm == "charm-recipe" else _test(difference(rows, "charm-recipe", arm, None, "srcc", FOLD_RATIO))
+        )
+        lines.append([ARMS[arm].title, f"{float(first['tokens']):.0f}", *cells, against])
+    return markdown(["arm", "tokens", "SRCC", "PLCC", "Charm minus this arm, SRCC"], lines)
+
+
+def _test(found: Estimate) -> str:
+    return f"{found.signed} (p = {found.p:.2f})"
+
+
+def spreads(rows: Rows) -> list[DrawSpread]:
+    """Spread between draws, one a seed."""
+    tables = []
+    for seed in sorted({row["seed"] for row in rows}):
+        own = [row for row in rows if row["seed"] == seed]
+        shape = (1 + max(int(row["draw"]) for row in own), 1 + max(int(row["image"]) for row in own))
+        table = np.zeros(shape)
+        for row in own:
+            table[int(row["draw"]), int(row["image"])] = float(row["score"])
+        tables.append(draw_spread(table))
+    return tables
+
+
+def selection_table(rows: Rows) -> str:
+    """How many draws make a score stable."""
+    found = spreads(rows)
+    lines = [
+        ["standard deviation of one photo's score between draws", str_of(found, lambda s: s.between_draws, 4)],
+        ["standard deviation between photos", str_of(found, lambda s: s.between_images, 4)],
+        *(
+            [f"reliability of the mean of {draws}", str_of(found, lambda s, n=draws: s.reliability(n), 3)]  # type: ignore[misc]
+            for draws in (1, 2, 4, 8, 16)
+        ),
+        ["draws needed for a reliability of .95", str_of(found, lambda s: s.draws_needed(0.95), 1)],
+        ["draws needed for a reliability of .99", str_of(found, lambda s: s.draws_needed(0.99), 1)],
+    ]
+    return markdown(["", "mean over seeds, 95 % interval"], lines)
+
+
+def str_of(found: Sequence[DrawSpread], what: Callable[[DrawSpread], float], digits: int) -> str:
+    """Mean and interval of a property over the seeds."""
+    result = estimate([what(spread) for spread in found])
+    return f"{result.mean:.{digits}f} ± {result.half:.{digits}f}"
+
+
+def plot_planted(rows: Rows, path: Path) -> None:
+    """SRCC with intervals, one panel a question."""
+    arms = present(rows, list(ARMS))[::-1]
+    figure, axes = plt.subplots(1, len(QUESTIONS), figsize=(13, 0.32 * len(arms) + 1), sharey=True)
+    for axis, question in zip(axes, QUESTIONS, strict=True):
+        for place, arm in enumerate(arms):
+            found = estimate(list(values_of(rows, arm, question, "srcc").values()))
+            colour = "tab:red" if arm.startswith("charm") else "black" if arm == "native" else "tab:blue"
+            axis.errorbar(found.mean, place, xerr=found.half, fmt="o", color=colour, markersize=4, capsize=2)
+        axis.axvline(0, color="grey", linewidth=0.6)
+        axis.set_title(question)
+        axis.set_xlabel("SRCC")
+        axis.grid(axis="x", alpha=0.3)
+    axes[0].set_yticks(range(len(arms)), [ARMS[arm].title for arm in arms], fontsize=8)
+    _save(figure, path)
+
+
+def plot_selection(rows: Rows, path: Path) -> None:
+    """Reliability by number of draws, one line a seed."""
+    figure, axis = plt.subplots(figsize=(4.5, 3))
+    draws = np.arange(1, 33)
+    for spread in spreads(rows):
+        axis.plot(draws, [spread.reliability(int(n)) for n in draws], color="tab:red", alpha=0.6)
+    for level in (0.95, 0.99):
+        axis.axhline(level, color="grey", linewidth=0.6)
+    axis.set_xscale("log", base=2)
+    axis.set_xlabel("draws averaged")
+    axis.set_ylabel("reliability of the score")
+    _save(figure, path)
+
+
+def _save(figure: plt.Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.tight_layout()
+    figure.savefig(path, dpi=80, metadata={"Software": None})
+    plt.close(figure)
+
+
+def make_tables(results: Path) -> dict[str, str]:
+    """All tables whose results are there."""
+    makers: list[tuple[str, str, Callable[[Rows], str]]] = [
+        ("planted", "planted/results.csv", lambda rows: planted_table(rows, "srcc")),
+        ("planted-plcc", "planted/results.csv", lambda rows: planted_table(rows, "plcc")),
+        ("rivals", "planted/results.csv", rivals_table),
+        ("selections", "planted/results.csv", lambda rows: differences_table(rows, SELECTIONS)),
+        ("epochs", "planted/results.csv", epochs_table),
+        ("costs", "planted/costs.csv", costs_table),
+        ("faults", "faults/results.csv", faults_table),
+        ("oasis", "oasis/results.csv", oasis_table),
+        ("selection", "selection/results.csv", selection_table),
+    ]
+    return {name: make(read_rows(results / file)) for name, file, make in makers if (results / file).exists()}
+
+
+def fill_page(text: str, tables: dict[str, str]) -> str:
+    """Replace what stands between the marks of each table."""
+    for name, table in tables.items():
+        pattern = re.compile(rf"(<!-- table {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        text = pattern.sub(lambda match, new=table: f"{match[1]}{new}\n{match[2]}", text)  # type: ignore[misc]
+    return text
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Fill the page and draw the plots."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=HERE / "results")
+    parser.add_argument("--page", type=Path, default=PAGE)
+    args = parser.parse_args(argv)
+    tables = make_tables(args.results)
+    args.page.write_text(fill_page(args.page.read_text(encoding="utf-8"), tables), encoding="utf-8")
+    images = args.page.parent / "images"
+    if "planted" in tables:
+        plot_planted(read_rows(args.results / "planted" / "results.csv"), images / "evidence_planted.png")
+    if "selection" in tables:
+        plot_selection(read_rows(args.results / "selection" / "results.csv"), images / "evidence_selection.png")
+    for name, table in tables.items():
+        print(f"\n{name}\n\n{table}")
+
+
+if __name__ == "__main__":
+    main()

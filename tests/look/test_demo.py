@@ -1,0 +1,317 @@
+"""The local page: what it does with uploads, and what a person sees of it in a real browser."""
+
+import socket
+import urllib.error
+import urllib.request
+
+import mmlq_fixtures
+import numpy as np
+import pytest
+from headless_chromium import open_chromium
+from PIL import Image
+from support import photo_path, tiny_model, tiny_processor
+
+from charm_hf import ImageAestheticsPipeline
+from charm_hf.look.demo import (
+    DemoLimits,
+    _is_this_machine,
+    _name_checkpoints,
+    launch_demo,
+    load_pipeline,
+    score_photos,
+)
+
+
+LIMITS = DemoLimits(max_files=4, max_megabytes=1, max_megapixels=2)
+HOSTILE = "<img src=x onerror=window.hacked=1>.jpg"
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    model = tiny_model("dinov2", score_quantiles=[1.0, 3.0, 10.0])
+    return ImageAestheticsPipeline(model=model, image_processor=tiny_processor(model, max_num_patches=400))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo") / "tiny-ava"
+    model = tiny_model("dinov2")
+    model.save_pretrained(folder)
+    tiny_processor(model, max_num_patches=400).save_pretrained(folder)
+    return str(folder)
+
+
+def test_photos_are_ranked_and_a_broken_one_says_why(pipeline, tmp_path):
+    (tmp_path / HOSTILE).write_text("not a photo")
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    paths = [photo_path("coffee"), str(tmp_path / HOSTILE), photo_path("astronaut"), str(tmp_path / "empty.jpg")]
+
+    photos = score_photos(paths, pipeline)
+
+    scores = [photo.result["score"] for photo in photos[:2]]
+    assert scores == sorted(scores, reverse=True)
+    assert {photo.name for photo in photos[:2]} == {"coffee.png", "astronaut.png"}
+    assert [photo.problem for photo in photos[2:]] == [
+        "The file is not an image that PIL can read.",
+        "The file is empty: zero bytes.",
+    ]
+
+
+def test_a_score_is_the_pipelines_own_with_the_chosen_selection_and_views(pipeline):
+    path = photo_path("coffee")
+
+    plain = score_photos([path], pipeline)[0].result
+    chosen = score_photos([path], pipeline, selection="original", num_views=1)[0].result
+    several = score_photos([path], pipeline, num_views=4)[0].result
+
+    assert plain == pipeline(path)
+    assert chosen == pipeline(path, patch_selection="original")
+    assert several == pipeline(path, num_views=4)
+    assert several["spread"] > 0
+    assert 0 < several["percentile"] < 100
+
+
+def test_too_many_pixels_and_too_many_files_are_refused_unseen(pipeline, tmp_path):
+    Image.new("RGB", (2000, 1500)).save(tmp_path / "large.png")
+    paths = [str(tmp_path / "large.png"), *[photo_path("chelsea")] * 4]
+
+    photos = score_photos(paths, pipeline, limits=LIMITS)
+
+    problems = [photo.problem for photo in photos if photo.problem]
+    assert problems == [
+        "The photo has 3 megapixels, the limit is 2.",
+        "Not scored: at most 4 photos at once.",
+    ]
+
+
+@pytest.mark.parametrize("vision", ["clip", "charm"])
+def test_comments_reach_a_checkpoint_that_reads_them(vision):
+    processor = mmlq_fixtures.tiny_processor(vision)
+    options = {"image_processor": processor.image_processor, "processor": processor}
+    reader = ImageAestheticsPipeline(model=mmlq_fixtures.tiny_model(vision), **options)
+    path = photo_path("coffee")
+
+    praised, silent = (
+        score_photos([path], reader, selection="gradient", comments=said)[0] for said in (["lovely light"], [])
+    )
+
+    chosen = {"patch_selection": "gradient"} if vision == "charm" else {}
+    assert praised.problem is None
+    assert praised.result == reader({"image": path, "comments": ["lovely light"]}, **chosen)
+    assert silent.result == reader(path, **chosen)
+    assert praised.result["score"] != silent.result["score"]
+
+
+def test_comments_on_a_checkpoint_that_reads_none_change_nothing(pipeline):
+    path = photo_path("coffee")
+
+    assert score_photos([path], pipeline, comments=["lovely light"]) == score_photos([path], pipeline)
+
+
+@pytest.fixture(scope="module")
+def contacts():
+    """Hosts that anything in this process looked up or connected to."""
+    pytest.importorskip("gradio", reason="needs the extra `charm-hf[demo]`")
+    seen = set()
+    connect, lookup = socket.socket.connect, socket.getaddrinfo
+    patch = pytest.MonkeyPatch()
+
+    def noting_connect(self, address):
+        if isinstance(address, tuple):
+            seen.add(str(address[0]))
+        return connect(self, address)
+
+    def noting_lookup(host, *args, **kwargs):
+        seen.add(str(host))
+        return lookup(host, *args, **kwargs)
+
+    patch.setattr(socket.socket, "connect", noting_connect)
+    patch.setattr(socket, "getaddrinfo", noting_lookup)
+    yield seen
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory):
+    """A checkpoint that reads comments, with a Charm encoder."""
+    folder = tmp_path_factory.mktemp("demo") / "reader"
+    mmlq_fixtures.tiny_model("charm").save_pretrained(folder)
+    mmlq_fixtures.tiny_processor("charm").save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def demo_url(contacts, checkpoint, reader, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
+        page, url = launch_demo([checkpoint, reader], limits=LIMITS, device="cpu", block=False)
+        yield url
+        page.close(verbose=False)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with open_chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(browser, demo_url):
+    """A page of the demo; the test fails if it asks another host for anything or raises."""
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    faults = []
+    page.on("pageerror", lambda error: faults.append(f"raised {error}"))
+    page.on(
+        "request",
+        lambda request: request.url.startswith((demo_url, "data:", "blob:")) or faults.append(f"asked {request.url}"),
+    )
+    page.set_default_timeout(30_000)
+    page.goto(demo_url)
+    page.wait_for_selector("#files input[type=file]", state="attached")
+    yield page
+    page.close()
+    assert faults == []
+
+
+def upload(page, *paths):
+    page.set_input_files("#files input[type=file]", [str(path) for path in paths])
+
+
+def wait_for_table(page, text):
+    page.wait_for_function("text => document.querySelector('#table')?.innerText.includes(text)", arg=text)
+
+
+@pytest.mark.slow
+def test_a_dropped_photo_is_scored_and_explained(page, pipeline):
+    upload(page, photo_path("coffee"))
+
+    score = f"{pipeline(photo_path('coffee'))['score']:.3f}"
+    wait_for_table(page, score)
+    page.wait_for_function("document.querySelector('#picture img')?.naturalWidth > 1000")
+
+
+@pytest.mark.slow
+def test_several_photos_are_compared_and_each_can_be_looked_at(page):
+    upload(page, photo_path("coffee"), photo_path("chelsea"), photo_path("astronaut"))
+
+    page.wait_for_function("document.querySelectorAll('#gallery img').length === 3")
+    page.wait_for_selector("#picture img")
+    first = page.get_attribute("#picture img", "src")
+    page.locator("#gallery img").nth(2).click()
+    page.wait_for_function("source => document.querySelector('#picture img')?.src !== source", arg=first)
+    captions = [float(text.split()[0]) for text in page.locator("#gallery .caption-label").all_text_contents()]
+    assert len(captions) == 3
+    assert captions == sorted(captions, reverse=True)
+
+
+@pytest.mark.slow
+def test_a_broken_upload_gives_a_message_and_its_name_stays_text(page, tmp_path):
+    (tmp_path / HOSTILE).write_text("not a photo")
+
+    upload(page, tmp_path / HOSTILE, photo_path("chelsea"))
+
+    page.wait_for_selector("text=1 of 2 files could not be scored")
+    wait_for_table(page, "The file is not an image that PIL can read.")
+    assert page.evaluate("window.hacked") is None
+    assert page.locator("img[onerror]").count() == 0
+
+
+@pytest.mark.slow
+def test_an_upload_over_the_size_limit_is_refused_with_a_message(page, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (700, 700, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    assert (tmp_path / "noise.png").stat().st_size > LIMITS.max_megabytes * 1_000_000
+
+    upload(page, tmp_path / "noise.png")
+
+    page.wait_for_selector("text=/exceeds|too large|maximum/i")
+    assert page.locator("#gallery img").count() == 0
+
+
+@pytest.mark.slow
+def test_another_selection_gives_another_score(page, pipeline):
+    upload(page, photo_path("coffee"))
+    own, original = (
+        f"{pipeline(photo_path('coffee'), **options)['score']:.3f}"
+        for options in ({}, {"patch_selection": "original"})
+    )
+    assert own != original
+    wait_for_table(page, own)
+
+    page.click("#selection input")
+    page.get_by_role("option", name="original").click()
+
+    wait_for_table(page, original)
+
+
+@pytest.mark.slow
+def test_comments_are_asked_for_only_where_they_are_read(page, reader):
+    assert not page.locator("#comments").is_visible()
+    upload(page, photo_path("coffee"))
+    page.wait_for_selector("#picture img")
+
+    page.click("#checkpoint input")
+    page.get_by_role("option", name="reader").click()
+    page.locator("#comments textarea").fill("great light\nlovely tone")
+    page.click("#score")
+
+    said = {"image": photo_path("coffee"), "comments": ["great light", "lovely tone"]}
+    wait_for_table(page, f"{load_pipeline(reader, device='cpu')(said)['score']:.3f}")
+
+
+@pytest.mark.slow
+def test_the_server_listens_to_this_machine_only_and_contacts_no_other(demo_url, contacts):
+    with urllib.request.urlopen(demo_url, timeout=10) as answer:
+        policy = answer.headers["Content-Security-Policy"]
+    port = int(demo_url.rstrip("/").rsplit(":", 1)[1])
+
+    assert demo_url.startswith("http://127.0.0.1:")
+    assert "connect-src 'self'" in policy
+    with pytest.raises(OSError, match=r"refused|timed out|unreachable|assign"):
+        # Another of this machine's own addresses, at which a server that listens everywhere would answer.
+        socket.create_connection(("127.0.0.2", port), timeout=2)
+    assert contacts <= {"127.0.0.1", "127.0.0.2", "localhost", "::1", "None"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", ["/etc/passwd", "pyproject.toml"])
+def test_no_other_file_of_the_machine_is_served(demo_url, path):
+    with pytest.raises(urllib.error.HTTPError, match="403|404"):
+        urllib.request.urlopen(f"{demo_url}gradio_api/file={path}", timeout=10)
+
+
+@pytest.mark.slow
+def test_uploads_are_deleted_when_the_server_stops(checkpoint, browser, tmp_path, monkeypatch):
+    pytest.importorskip("gradio", reason="needs the extra `charm-hf[demo]`")
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    server, url = launch_demo([checkpoint], limits=LIMITS, device="cpu", block=False)
+    page = browser.new_page()
+    page.goto(url)
+    page.wait_for_selector("#files input[type=file]", state="attached")
+    upload(page, photo_path("coffee"))
+    page.wait_for_selector("#picture img", timeout=30_000)
+    page.close()
+    assert list(tmp_path.rglob("coffee.png"))
+
+    server.close(verbose=False)
+
+    assert not list(tmp_path.rglob("coffee.png"))
+
+
+def test_checkpoints_are_called_by_their_folder_unless_two_are_called_the_same():
+    assert _name_checkpoints(["runs/ava", "runs/aadb/"]) == {"ava": "runs/ava", "aadb": "runs/aadb/"}
+    assert _name_checkpoints(["a/best", "b/best"]) == {"a/best": "a/best", "b/best": "b/best"}
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"), [("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False), ("a.b", False)]
+)
+def test_only_loopback_addresses_pass_without_a_warning(host, expected):
+    assert _is_this_machine(host) is expected
+
+
+def test_without_gradio_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "gradio", None)
+
+    with pytest.raises(ImportError, match=r"pip install 'charm-hf\[demo\]'"):
+        launch_demo(["somewhere"])

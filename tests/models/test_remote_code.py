@@ -1,0 +1,127 @@
+"""A checkpoint carries its code: it loads where `charm_hf` is not installed, and survives being saved again."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import tiny_model, tiny_processor
+from transformers import pipeline
+
+
+CODE = {
+    "configuration_charm.py",
+    "image_loading_charm.py",
+    "image_processing_charm.py",
+    "model_card_charm.py",
+    "modeling_charm.py",
+    "packed_attention_charm.py",
+    "patch_selection_charm.py",
+    "pixel_tokens_charm.py",
+    "pipeline_image_aesthetics.py",
+    "provenance_charm.py",
+}
+
+# Run in a process where importing `charm_hf` fails, as if it were not installed.
+WITHOUT_THE_PACKAGE = """
+import json, sys
+sys.modules["charm_hf"] = None
+folder, resaved, *photos = sys.argv[1:]
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
+from transformers import Trainer, TrainingArguments, pipeline
+remote = {"trust_remote_code": True}
+config = AutoConfig.from_pretrained(folder, **remote)
+processor = AutoImageProcessor.from_pretrained(folder, **remote)
+scores = {}
+for auto_class in (AutoModel, AutoModelForImageClassification):
+    model = auto_class.from_pretrained(folder, **remote).eval()
+    assert type(model).__module__.startswith("transformers_modules"), type(model)
+    scores[auto_class.__name__] = [model(**processor(photo)).normalized_scores.item() for photo in photos]
+scorer = pipeline("image-aesthetics", model=folder, **remote)
+scores["pipeline"] = [result["normalized_score"] for result in scorer(photos)]
+model.save_pretrained(resaved + "/by_hand")
+processor.save_pretrained(resaved + "/by_hand")
+arguments = TrainingArguments(output_dir=resaved + "/trainer", report_to="none", use_cpu=True)
+trainer = Trainer(model=model, args=arguments, processing_class=processor)
+trainer.save_model(resaved + "/by_trainer")
+scorer.save_pretrained(resaved + "/by_pipeline")
+print(json.dumps(scores))
+"""
+
+
+def run_without_the_package(folder: str, resaved: Path, photos: list[str], cache: Path) -> dict[str, list[float]]:
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(cache)}
+    environment.pop("PYTHONPATH", None)
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_THE_PACKAGE, folder, str(resaved), *photos],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=cache.parent,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_a_checkpoint_loads_without_the_package_and_can_be_saved_again(
+    checkpoint: str, photos: list[str], tmp_path: Path
+) -> None:
+    expected = [result["normalized_score"] for result in pipeline("image-aesthetics", model=checkpoint)(photos)]
+    scores = run_without_the_package(checkpoint, tmp_path / "first", photos, tmp_path / "modules")
+    for found in scores.values():
+        assert found == pytest.approx(expected, abs=1e-6)
+    for way in ("by_hand", "by_trainer", "by_pipeline"):
+        folder = tmp_path / "first" / way
+        assert {path.name for path in folder.glob("*.py")} == CODE
+        again = run_without_the_package(str(folder), tmp_path / "second" / way, photos, tmp_path / "modules")
+        for found in again.values():
+            assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_config_names_code_for_every_auto_class(checkpoint: str) -> None:
+    config = json.loads((Path(checkpoint) / "config.json").read_text())
+    assert config["auto_map"] == {
+        "AutoConfig": "configuration_charm.CharmConfig",
+        "AutoModel": "modeling_charm.CharmForAestheticScoring",
+        "AutoModelForImageClassification": "modeling_charm.CharmForAestheticScoring",
+        "AutoImageProcessor": "image_processing_charm.CharmImageProcessor",
+    }
+    assert (
+        config["custom_pipelines"]["image-aesthetics"]["impl"] == "pipeline_image_aesthetics.ImageAestheticsPipeline"
+    )
+
+
+def test_the_installed_package_hides_the_custom_pipeline_on_load_and_writes_it_on_save(
+    checkpoint: str, tmp_path: Path
+) -> None:
+    scorer = pipeline("image-aesthetics", model=checkpoint)
+    assert not getattr(scorer.model.config, "custom_pipelines", {})
+    scorer.model.save_pretrained(tmp_path)
+    assert "image-aesthetics" in json.loads((tmp_path / "config.json").read_text())["custom_pipelines"]
+
+
+def test_a_checkpoint_can_be_saved_onto_itself(tmp_path: Path) -> None:
+    model = tiny_model()
+    for _ in range(2):
+        model.save_pretrained(tmp_path)
+        tiny_processor(model).save_pretrained(tmp_path)
+    assert {path.name for path in tmp_path.glob("*.py")} == CODE
+
+
+def test_travelling_files_import_only_their_siblings_and_what_the_card_names() -> None:
+    """No file of a checkpoint may need the installed package."""
+    allowed = {"torch", "transformers", "PIL", "numpy", "huggingface_hub", "accelerate", "packaging", "safetensors"}
+    folder = Path(__file__).parents[2] / "charm_hf" / "models"
+    from transformers.dynamic_module_utils import get_imports, get_relative_imports
+
+    for path in folder.glob("*.py"):
+        foreign = set(get_imports(path)) - allowed - set(sys.stdlib_module_names)
+        assert foreign == set(), path.name
+        for sibling in get_relative_imports(path):
+            assert (folder / f"{sibling}.py").exists(), (path.name, sibling)
