@@ -1,13 +1,11 @@
 import csv
 import io
-import os
 import signal
-import time
-from multiprocessing import get_context
 
 import numpy as np
 import pytest
 import torch
+from command_process import CommandProcess
 from PIL import Image
 from transformers import ViTConfig
 
@@ -68,59 +66,6 @@ def many_photos(tmp_path_factory, write_photo):
         if index % 29 == 7:
             path.write_bytes(path.read_bytes()[: -200 * (index % 2) or 300])
     return folder
-
-
-def _run_command(arguments, log, chunk_images, slowness):
-    """Run `charm-hf` in a fresh process, with small chunks and no hurry, so that there is time to interrupt it."""
-    with open(log, "w") as stream:
-        os.dup2(stream.fileno(), 1)
-        os.dup2(stream.fileno(), 2)
-    from charm_hf import cli
-    from charm_hf.scoring import engine
-
-    engine.CHUNK_IMAGES = chunk_images
-    torch.set_num_threads(1)
-    forward = engine.Scorer._forward
-
-    def slow_forward(self, inputs):
-        time.sleep(slowness)
-        return forward(self, inputs)
-
-    engine.Scorer._forward = slow_forward
-    cli.main(arguments)
-
-
-class CommandProcess:
-    """A running `charm-hf`; cheap to start, because it is forked from a server that has imported the package."""
-
-    def __init__(self, arguments, log, chunk_images=16, slowness=0.0):
-        context = get_context("forkserver")
-        context.set_forkserver_preload(["charm_hf.cli", "charm_hf.scoring", "charm_hf.hub"])
-        self.log = log
-        arguments = [str(argument) for argument in arguments]
-        self.process = context.Process(target=_run_command, args=(arguments, log, chunk_images, slowness))
-        self.process.start()
-
-    def wait(self, seconds=60):
-        """Exit code, or `None` if it still runs."""
-        self.process.join(seconds)
-        return self.process.exitcode
-
-    def send(self, number):
-        if self.process.is_alive():
-            os.kill(self.process.pid, number)
-
-    def wait_for(self, condition, seconds=60):
-        """Wait until something has happened on disk."""
-        end = time.monotonic() + seconds
-        while not condition():
-            assert self.process.is_alive(), self.messages
-            assert time.monotonic() < end, self.messages
-            time.sleep(0.005)
-
-    @property
-    def messages(self):
-        return self.log.read_text(errors="replace")
 
 
 @pytest.fixture

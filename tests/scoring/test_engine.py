@@ -125,8 +125,9 @@ def test_score_images_takes_what_people_have(checkpoint, photos):
     rows = list(score_images(forms, model=str(checkpoint)))
     assert [row.path for row in rows] == [str(photos / "b.png"), "1", "2", "3", "4"]
     assert len({row.score for row in rows}) == 1
-    assert next(score_images(picture, model=str(checkpoint))).score == rows[0].score
-    assert next(score_images(array, model=str(checkpoint))).score == rows[0].score
+    # A batch of another size may round the sixth decimal the other way.
+    assert next(score_images(picture, model=str(checkpoint))).score == pytest.approx(rows[0].score, abs=2e-6)
+    assert next(score_images(array, model=str(checkpoint))).score == pytest.approx(rows[0].score, abs=2e-6)
     assert len(list(score_images(photos, model=str(checkpoint)))) == 6
 
 

@@ -1,1 +1,0 @@
-"""Tests of scoring many images."""
