@@ -16,6 +16,7 @@ from multiprocessing import get_context
 from typing import Any
 
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from .batching import plan_batches
@@ -128,8 +129,7 @@ def _content_size(image: Any) -> int:
         return len(image)
     if hasattr(image, "nbytes"):
         return int(image.nbytes)
-    width, height = getattr(image, "size", (0, 0))
-    return 3 * width * height
+    return 3 * image.width * image.height if isinstance(image, Image.Image) else 0
 
 
 class Scorer:

@@ -33,7 +33,7 @@ import yaml
 LARGE_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".onnx")
 LARGE_BYTES = 10_000_000
 REPO = r"(?P<repo>[^/]+/[^/]+)"
-API = rf"/api/models/{REPO}"
+API = rf"/api/(?:models|datasets)/{REPO}"
 JSON = dict[str, Any]
 
 
@@ -356,10 +356,11 @@ class _BaseHandler(BaseHTTPRequestHandler):
 
     def reply(self, data: bytes = b"", status: int = 200, **headers: str) -> None:
         """Send `data`, or the part of it that a Range header asks for. `A_B` in `headers` becomes `A-B`."""
-        start = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "") if status == 200 else None
-        if start:
-            headers["Content_Range"] = f"bytes {start[1]}-{len(data) - 1}/{len(data)}"
-            data, status = data[int(start[1]) :], 206
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "") if status == 200 else None
+        if wanted:
+            start, end = int(wanted[1]), min(int(wanted[2] or len(data)), len(data) - 1)
+            headers["Content_Range"] = f"bytes {start}-{end}/{len(data)}"
+            data, status = data[start : end + 1], 206
         self.send_response(status)
         for key, value in headers.items():
             self.send_header(key.replace("_", "-"), value)
@@ -505,7 +506,7 @@ class Handler(_BaseHandler):
         paths = parse_qs(self.body.decode()).get("paths", [])
         self.reply_json([files[path].describe(path) for path in paths if path in files])
 
-    @route(routes, "GET", rf"/{REPO}/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
+    @route(routes, "GET", rf"(?:/datasets)?/{REPO}/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
     def resolve(self, repo: str, revision: str, path: str) -> None:
         commit = self.readable(repo).at(revision)
         headers = {"X_Repo_Commit": commit.sha}
