@@ -18,17 +18,11 @@ import argparse
 import itertools
 import logging
 import math
-import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-
-# This folder, where Python looks first, holds an `evaluate.py` that is not the package of that name.
-if str(Path(__file__).absolute().parent) in sys.path:
-    sys.path.remove(str(Path(__file__).absolute().parent))
 
 import numpy as np
 import torch

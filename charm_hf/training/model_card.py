@@ -108,7 +108,8 @@ def _results_text(run: Mapping[str, Any], record: Mapping[str, Any], metrics: Ma
     return (
         f"On the validation part, {run['splits']['validation']['images']:,} photos, after epoch {record['epoch']}"
         + (
-            ", which was chosen by it. A test part, measured with `examples/evaluate.py`, is the more honest number."
+            ", which was chosen by it. A test part, measured with `examples/evaluate_model.py`, is the more honest "
+            "number."
             if chosen
             else ", the last; no epoch was chosen by it."
         )

@@ -2,9 +2,9 @@
 
     python -m studies.calibration.run runs/fold*/predictions.csv --ratings ratings.csv --output calibration.png
 
-Predictions are those of `examples/evaluate.py` for a distribution head (`image_id` and one column `p_VALUE` a bin),
-on photos that the model was not trained on. Ratings are a CSV with the file name in `image` and the votes in `c1`,
-`c2`, ….
+Predictions are those of `examples/evaluate_model.py` for a distribution head (`image_id` and one column `p_VALUE` a
+bin), on photos that the model was not trained on. Ratings are a CSV with the file name in `image` and the votes in
+`c1`, `c2`, ….
 """
 
 from __future__ import annotations

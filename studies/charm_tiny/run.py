@@ -4,9 +4,9 @@
     python -m studies.charm_tiny.run --data_dir PHOTOS --output_dir runs/cv --folds 0 1 2 3 4  # the evidence
 
 `PHOTOS` holds `images/` and `ratings.csv` (columns `image`, `category`, `split`, votes `c1` to `c7`). Each run is
-`examples/pretrain.py`, then `examples/train.py` from what it wrote, both with their file in `examples/configs`, then,
-for a fold, `examples/evaluate.py` on the photos that neither has seen. `results.csv` gets a row a fold and seed, and
-their mean and standard deviation are printed.
+`pretrain.py` of this folder, then `examples/train.py` from what it wrote, then, for a fold,
+`examples/evaluate_model.py` on the photos that neither has seen. `results.csv` gets a row a fold and seed, and their
+mean and standard deviation are printed.
 """
 
 from __future__ import annotations
@@ -19,15 +19,18 @@ import sys
 from pathlib import Path
 from statistics import mean, stdev
 
+from studies.charm_tiny import pretrain
 
-ROOT = Path(__file__).resolve().parents[2]
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 METRICS = ("srcc", "plcc", "mae", "mse")
 
 
 def run_script(name: str, *flags: object) -> None:
-    """Run one of the examples, under Accelerate where it uses it."""
-    launcher = [] if name == "pretrain" else ["-m", "accelerate.commands.launch", "--num_processes", "1"]
-    subprocess.run([sys.executable, *launcher, str(ROOT / "examples" / f"{name}.py"), *map(str, flags)], check=True)
+    """Run one of the examples under Accelerate."""
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1"]
+    subprocess.run([*launcher, str(ROOT / "examples" / f"{name}.py"), *map(str, flags)], check=True)
 
 
 def train(args: argparse.Namespace, folder: Path, seed: int, fold: int | None) -> Path:
@@ -35,10 +38,9 @@ def train(args: argparse.Namespace, folder: Path, seed: int, fold: int | None) -
     shared = ["--data_dir", args.data_dir, "--seed", seed, "--num_workers", args.num_workers]
     shared += [] if fold is None else ["--fold", fold]
     start, checkpoint = folder / "start", folder / "checkpoint"
-    configs = ROOT / "examples" / "configs"
-    run_script("pretrain", "--config", configs / "charm-tiny-pretrain.yaml", *shared, "--output_dir", start)
+    pretrain.main([*map(str, ["--config", HERE / "pretrain.yaml", *shared, "--output_dir", start])])
     options = ["--model_name_or_path", start, "--output_dir", checkpoint]
-    run_script("train", "--config", configs / "charm-tiny.yaml", *shared, *options)
+    run_script("train", "--config", ROOT / "examples" / "configs" / "charm-tiny.yaml", *shared, *options)
     return checkpoint
 
 
@@ -47,7 +49,7 @@ def evaluate(args: argparse.Namespace, checkpoint: Path, fold: int) -> dict[str,
     flags = ["--dataset_name", "csv", "--data_dir", args.data_dir, "--split", "train+validation", "--fold", fold]
     flags += ["--dataset_options", "{score_range: [1, 7], extra_columns: [category]}", "--stratify_column", "category"]
     output = checkpoint.parent / "evaluation"
-    run_script("evaluate", *flags, "--model_name_or_path", checkpoint, "--output_dir", output)
+    run_script("evaluate_model", *flags, "--model_name_or_path", checkpoint, "--output_dir", output)
     found = json.loads((output / "metrics.json").read_text(encoding="utf-8"))["metrics"]
     return {name: found[name]["value"] if isinstance(found[name], dict) else found[name] for name in METRICS}
 

@@ -1,4 +1,4 @@
-"""Runs of `examples/train.py` and `examples/evaluate.py`, in this process or another, and what they leave."""
+"""Runs of `examples/train.py` and `examples/evaluate_model.py`, in this process or another, and what they leave."""
 
 from __future__ import annotations
 

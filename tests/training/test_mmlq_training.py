@@ -108,7 +108,7 @@ def test_a_checkpoint_is_measured_with_all_some_or_no_comments(finished, ava, tm
     for comments in ("all", "1", "none"):
         given = ["--model_name_or_path", finished, "--dataset_name", "ava", "--data_dir", ava, "--num_workers", "0"]
         given += ["--dataset_options", "{comments: true}", "--comments", comments, "--bootstrap_samples", "20"]
-        run_in_process("evaluate", *given, "--output_dir", tmp_path / comments)
+        run_in_process("evaluate_model", *given, "--output_dir", tmp_path / comments)
         reports[comments] = read_json(tmp_path / comments / "metrics.json")
     assert [report["comments"] for report in reports.values()] == [None, 1, 0]
     assert {"plcc", "srcc", "acc", "emd_r1", "emd_r2"} <= reports["all"]["metrics"].keys()

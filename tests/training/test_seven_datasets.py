@@ -43,7 +43,7 @@ def commands(dataset):
         re.MULTILINE,
     )
     train, evaluate = (part.split("examples/", 1)[1].split() for part in line[0].split(" && "))
-    return {"train": train[1:], "evaluate": evaluate[1:]}
+    return {"train": train[1:], "evaluate_model": evaluate[1:]}
 
 
 def placed(flags, tmp_path):
@@ -63,7 +63,7 @@ def test_a_published_dataset_trains_evaluates_and_reloads(dataset, backbone, tmp
     documented = commands(dataset)
     small = ["--model_name_or_path", str(backbone), "--num_train_epochs", "2", "--num_workers", "0"]
     run_in_process("train", *placed(documented["train"], tmp_path), *small)
-    run_in_process("evaluate", *placed(documented["evaluate"], tmp_path), "--num_workers", "0")
+    run_in_process("evaluate_model", *placed(documented["evaluate_model"], tmp_path), "--num_workers", "0")
 
     run, results = tmp_path / "runs" / dataset, tmp_path / "runs" / dataset / "test"
     assert len(read_json(run / "history.json")) == 2
@@ -116,8 +116,7 @@ def test_aadb_trains_with_its_attributes(backbone, tmp_path):
 
 @pytest.mark.parametrize("path", sorted((EXAMPLES / "configs").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_config_is_understood_and_the_command_line_wins(path):
-    parse_args = load_script("pretrain" if path.stem.endswith("pretrain") else "train").parse_args
-    args = parse_args(["--config", str(path), "--output_dir", "x", "--learning_rate", "3"])
+    args = load_script("train").parse_args(["--config", str(path), "--output_dir", "x", "--learning_rate", "3"])
     assert args.learning_rate == 3
     given = yaml.safe_load(path.read_text("utf-8"))
     assert args.per_device_train_batch_size == given["per_device_train_batch_size"]
@@ -140,7 +139,7 @@ def test_a_checkpoint_is_measured_on_another_dataset_in_that_datasets_units(back
         BUILDERS[dataset](tmp_path / "data" / dataset, SIZES)
     small = ["--model_name_or_path", backbone, "--num_train_epochs", "1", "--num_workers", "0"]
     run_in_process("train", *placed(commands("ava")["train"], tmp_path), *small)
-    flags = placed(commands("aadb")["evaluate"], tmp_path)
+    flags = placed(commands("aadb")["evaluate_model"], tmp_path)
     flags += [
         "--model_name_or_path",
         tmp_path / "runs" / "ava",
@@ -149,7 +148,7 @@ def test_a_checkpoint_is_measured_on_another_dataset_in_that_datasets_units(back
         "--num_workers",
         "0",
     ]
-    run_in_process("evaluate", *flags)
+    run_in_process("evaluate_model", *flags)
     results = Path(tmp_path / "runs" / "aadb" / "test")
     report = read_json(results / "metrics.json")
     assert (report["trained_on"], report["dataset"]) == ("ava", "aadb")
@@ -178,8 +177,8 @@ def test_two_processes_count_each_photo_once(checkpoint, photo_table, tmp_path):
         "3",
     ]
     launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    finish_process(start_process(*launch, EXAMPLES / "evaluate.py", *common, "--output_dir", tmp_path / "two"))
-    run_in_process("evaluate", *common, "--output_dir", tmp_path / "one")
+    finish_process(start_process(*launch, EXAMPLES / "evaluate_model.py", *common, "--output_dir", tmp_path / "two"))
+    run_in_process("evaluate_model", *common, "--output_dir", tmp_path / "one")
     one, two = (pyarrow.csv.read_csv(tmp_path / name / "predictions.csv").to_pydict() for name in ("one", "two"))
     assert len(one["image_id"]) == len(set(one["image_id"])) == 6
     assert one["image_id"] == two["image_id"]

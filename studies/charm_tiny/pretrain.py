@@ -1,13 +1,14 @@
 """Give a small Charm model with random weights a start from the photos alone, without their ratings.
 
-    python examples/pretrain.py --config examples/configs/charm-tiny-pretrain.yaml --data_dir PHOTOS --output_dir START
+    python -m studies.charm_tiny.pretrain --config studies/charm_tiny/pretrain.yaml --data_dir PHOTOS \
+        --output_dir START
     accelerate launch examples/train.py --config examples/configs/charm-tiny.yaml --data_dir PHOTOS \
         --model_name_or_path START --output_dir CHECKPOINT
 
-The model learns to predict statistics of colours and edges and a bag of visual words (`charm_hf.training.
-photo_statistics`) from the tokens of cropped and mirrored photos. It is meant for a few hundred photos and a model
-that has no pretrained backbone, and runs in one process. With `--fold`, the photos of that fold are not looked at, so
-that a cross-validation stays honest.
+The model learns to predict statistics of colours and edges and a bag of visual words (`photo_statistics.py`) from the
+tokens of cropped and mirrored photos. It is meant for a few hundred photos and a model that has no pretrained
+backbone, and runs in one process. With `--fold`, the photos of that fold are not looked at, so that a cross-validation
+stays honest.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ from charm_hf.training.augmentation import TrainingAugmentation
 from charm_hf.training.building import build_model, build_processor
 from charm_hf.training.loading import EpochBatchSampler, derive_seed, make_loader
 from charm_hf.training.parameter_groups import build_parameter_groups
-from charm_hf.training.photo_statistics import PhotoStatistics, StatisticsHead
 from charm_hf.training.splits import hold_out_fold, load_clean_split, require_scale
+from studies.charm_tiny.photo_statistics import PhotoStatistics, StatisticsHead
 
 
 logger = logging.getLogger(__name__)

@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from charm_hf.training.photo_statistics import (
+from studies.charm_tiny.photo_statistics import (
     PhotoStatistics,
     StatisticsHead,
     VisualWords,

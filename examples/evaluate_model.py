@@ -1,6 +1,6 @@
 r"""Measure a checkpoint on a dataset, as a paper would print it.
 
-    accelerate launch examples/evaluate.py --model_name_or_path runs/ava --dataset_name ava --data_dir AVA \
+    accelerate launch examples/evaluate_model.py --model_name_or_path runs/ava --dataset_name ava --data_dir AVA \
         --output_dir results/ava
 
 Prints and writes PLCC, SRCC, ACC, MSE, MAE and, where model and dataset have the same bins, EMD, each with a bootstrap
@@ -12,7 +12,7 @@ the other, so that MSE, MAE and ACC are in the units of the dataset.
 
 A checkpoint that reads comments is measured with those that the dataset has, with none, or with a few of them:
 
-    accelerate launch examples/evaluate.py … --dataset_options '{comments: true}' --comments none
+    accelerate launch examples/evaluate_model.py … --dataset_options '{comments: true}' --comments none
 """
 
 from __future__ import annotations
@@ -24,11 +24,6 @@ import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-
-# This folder, where Python looks first, holds an `evaluate.py` that is not the package of that name.
-if str(Path(__file__).absolute().parent) in sys.path:
-    sys.path.remove(str(Path(__file__).absolute().parent))
 
 import numpy as np
 import pyarrow as pa
@@ -190,7 +185,7 @@ def main(argv: list[str] | None = None) -> None:
             "score_range": scale.score_range,
             "confidence": args.confidence,
             "metrics": measure(args, predictions, dataset, scale, values),
-            "command": shlex.join(["accelerate", "launch", "examples/evaluate.py", *(argv or sys.argv[1:])]),
+            "command": shlex.join(["accelerate", "launch", "examples/evaluate_model.py", *(argv or sys.argv[1:])]),
         }
         args.output_dir.mkdir(parents=True, exist_ok=True)
         write_json(args.output_dir / "metrics.json", report)

@@ -1,7 +1,4 @@
-"""`examples/pretrain.py` as a user runs it, on a few made photos."""
-
-import importlib.util
-from pathlib import Path
+"""`studies/charm_tiny/pretrain.py` as a user runs it, on a few made photos."""
 
 import numpy as np
 import pytest
@@ -9,17 +6,7 @@ import torch
 from PIL import Image
 
 from charm_hf import CharmForAestheticScoring, CharmImageProcessor
-
-
-SCRIPT = Path(__file__).parents[2] / "examples" / "pretrain.py"
-
-
-@pytest.fixture(scope="module")
-def pretrain():
-    spec = importlib.util.spec_from_file_location("pretrain_example", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from studies.charm_tiny import pretrain
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +40,7 @@ def flags(photos, output_dir, **changes):
     return [text for name, value in options.items() for text in (f"--{name}", str(value))]
 
 
-def test_it_writes_a_checkpoint_that_training_can_start_from(pretrain, photos, tmp_path):
+def test_it_writes_a_checkpoint_that_training_can_start_from(photos, tmp_path):
     pretrain.main(flags(photos, tmp_path / "start"))
     model = CharmForAestheticScoring.from_pretrained(tmp_path / "start")
     processor = CharmImageProcessor.from_pretrained(tmp_path / "start")
@@ -61,7 +48,7 @@ def test_it_writes_a_checkpoint_that_training_can_start_from(pretrain, photos, t
     assert model(**processor(Image.new("RGB", (80, 60), "red"))).scores.isfinite().all()
 
 
-def test_the_same_seed_gives_the_same_weights_and_the_ratings_have_no_say(pretrain, photos, tmp_path):
+def test_the_same_seed_gives_the_same_weights_and_the_ratings_have_no_say(photos, tmp_path):
     pretrain.main(flags(photos, tmp_path / "first"))
     table = photos / "ratings.csv"
     rated = table.read_text()
@@ -76,7 +63,7 @@ def test_the_same_seed_gives_the_same_weights_and_the_ratings_have_no_say(pretra
     assert not torch.equal(first["classifier.weight"], third["classifier.weight"])
 
 
-def test_the_held_out_fold_is_not_looked_at(pretrain, photos, tmp_path):
+def test_the_held_out_fold_is_not_looked_at(photos, tmp_path):
     args = pretrain.parse_args(flags(photos, tmp_path / "start", fold=0, num_folds=3))
     everything = pretrain.load_photos(pretrain.parse_args(flags(photos, tmp_path / "start")))
     kept = pretrain.load_photos(args)
