@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING, Any
 import datasets
 import evaluate
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
-from scipy.special import expit, softmax
 from scipy.stats import rankdata
 
-from charm_hf.models.configuration_charm import DATASET_PRESETS, CharmConfig
+from charm_hf.models.configuration_charm import CharmConfig
+from charm_hf.models.presets_charm import DATASET_PRESETS
+from charm_hf.models.scores_charm import denormalize_scores, expected_scores, interpret_logits, normalize_scores
 
 
 if TYPE_CHECKING:
@@ -125,9 +127,7 @@ def dataset_accuracy_threshold(dataset_name: str | None, score_range: Sequence[f
         return (score_range[0] + score_range[1]) / 2  # type: ignore[index]
     if score_range is None or tuple(score_range) == preset.score_range:
         return preset.accuracy_threshold
-    low, high = preset.score_range
-    place = (preset.accuracy_threshold - low) / (high - low)
-    return score_range[0] + place * (score_range[1] - score_range[0])
+    return denormalize_scores(normalize_scores(preset.accuracy_threshold, preset.score_range), score_range)
 
 
 def compute_aesthetic_metrics(
@@ -250,14 +250,12 @@ def make_compute_metrics(config: CharmConfig) -> Callable[[EvalPrediction], dict
     threshold = dataset_accuracy_threshold(config.dataset_name, config.score_range)
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-        logits, scores = _logits_and_scores(prediction.predictions, config)
+        scores, distribution = _scores_and_distribution(prediction.predictions, config)
         labels = prediction.label_ids
         labels = np.asarray(labels[0] if isinstance(labels, (tuple, list)) else labels)
-        distributions = None
-        if config.score_values is not None and logits is not None and labels.ndim == 2:
-            distributions = softmax(logits.astype(np.float64), axis=-1)
+        compared = scores if distribution is None or labels.ndim != 2 else distribution
         return compute_aesthetic_metrics(
-            scores if distributions is None else distributions,
+            compared,
             labels,
             accuracy_threshold=threshold,
             score_values=config.score_values,
@@ -267,24 +265,23 @@ def make_compute_metrics(config: CharmConfig) -> Callable[[EvalPrediction], dict
     return compute_metrics
 
 
-def _logits_and_scores(predictions: Any, config: CharmConfig) -> tuple[np.ndarray | None, np.ndarray]:
+def _scores_and_distribution(predictions: Any, config: CharmConfig) -> tuple[np.ndarray, np.ndarray | None]:
+    """Scores (N,) and, of a head with bins whose logits are there, distributions (N, K)."""
     arrays = [
         np.asarray(array) for array in (predictions if isinstance(predictions, (tuple, list)) else (predictions,))
     ]
-    width = config.num_labels
-    logits = next((array for array in arrays if array.ndim == 2 and array.shape[1] == width), None)
     scores = next((array for array in arrays if array.ndim == 1), None)
-    if scores is not None:
-        return logits, scores
+    logits = next((array for array in arrays if array.ndim == 2 and array.shape[1] == config.num_labels), None)
     if logits is None:
+        if scores is not None:
+            return scores, None
         shapes = ", ".join(str(array.shape) for array in arrays)
-        raise ValueError(f"Expected scores (N,) or logits (N, {width}) among the predictions, got shapes {shapes}.")
-    if config.score_values is not None:
-        return logits, softmax(logits.astype(np.float64), axis=-1) @ np.asarray(config.score_values)
-    low, high = config.score_range
-    # With attributes, the score stands third from the end, as in the released checkpoints.
-    score = logits[:, -3] if config.num_attributes else logits[:, 0]
-    return logits, low + expit(score.astype(np.float64)) * (high - low)
+        raise ValueError(
+            f"Expected scores (N,) or logits (N, {config.num_labels}) among the predictions, got shapes {shapes}."
+        )
+    predicted = interpret_logits(torch.from_numpy(logits.astype(np.float64)), config)
+    distribution = None if predicted.distribution is None else predicted.distribution.numpy()
+    return predicted.scores.numpy() if scores is None else scores, distribution
 
 
 class _Samples:
@@ -341,7 +338,7 @@ def _scores(array: np.ndarray, score_values: Sequence[float] | None, what: str) 
     if score_values is None or len(score_values) != array.shape[1]:
         given = "none" if score_values is None else len(score_values)
         raise ValueError(f"Distributions over {array.shape[1]} bins need as many `score_values`, got {given}.")
-    return _as_distributions(array) @ np.asarray(score_values, dtype=np.float64)
+    return expected_scores(_as_distributions(array), score_values)
 
 
 def _pair(predictions: ArrayLike, references: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

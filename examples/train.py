@@ -35,7 +35,7 @@ from transformers import SchedulerType, get_scheduler
 
 from charm_hf.data import LabelScale
 from charm_hf.hub import push_checkpoint
-from charm_hf.models.configuration_charm import DATASET_PRESETS
+from charm_hf.models.presets_charm import DATASET_PRESETS
 from charm_hf.models.processing_mmlq import MmlqProcessor
 from charm_hf.training.arguments import mapping, parse_arguments, size
 from charm_hf.training.augmentation import TrainingAugmentation

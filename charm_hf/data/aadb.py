@@ -22,7 +22,7 @@ from charm_hf.data.tables import (
     require_mostly_good,
     to_floats,
 )
-from charm_hf.models.configuration_charm import AADB_ATTRIBUTES
+from charm_hf.models.presets_charm import AADB_ATTRIBUTES
 
 
 # split -> its part in the names of the list files, and its image folder

@@ -11,8 +11,9 @@ import pyarrow as pa
 from datasets import Dataset, DatasetInfo, Features, List, NamedSplit, Value
 
 from charm_hf.data.images import ImageSource
-from charm_hf.data.labels import LabelScale, expected_scores, find_label_faults, normalize_distributions
+from charm_hf.data.labels import LabelScale, find_label_faults, normalize_distributions
 from charm_hf.data.report import DatasetReport, LeftOut
+from charm_hf.models.scores_charm import expected_scores
 
 
 @dataclass

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 from datasets import Dataset
 
-from charm_hf.models.configuration_charm import get_dataset_preset
+from charm_hf.models.presets_charm import get_dataset_preset
 
 
 # Rounding in a published table is no fault; as a share of the score range.
@@ -78,11 +77,6 @@ def normalize_distributions(counts: np.ndarray) -> np.ndarray:
     """Bring each row of (N, K) non-negative counts to sum 1; NaN for a row without votes."""
     totals = counts.sum(axis=1, keepdims=True)
     return np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
-
-
-def expected_scores(distributions: np.ndarray, score_values: Sequence[float]) -> np.ndarray:
-    """Mean score (N,) of distributions (N, K) over bins centred at `score_values`."""
-    return distributions @ np.asarray(score_values, dtype=np.float64)
 
 
 def find_label_faults(

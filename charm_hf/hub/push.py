@@ -13,7 +13,7 @@ from pathlib import Path
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelCard
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, RemoteEntryNotFoundError, RepositoryNotFoundError
 
-from ..models.model_card_charm import LICENSE, complete_card
+from ..models.checkpoint_charm import LICENSE, complete_card
 from .cards import CardContext, read_card, read_config, read_results, render_card
 from .layout import CARD_NAME, ROOT, find_checkpoints, list_published_files
 from .verify import verify_checkpoints

@@ -14,9 +14,10 @@ from transformers import AutoConfig, PretrainedConfig
 
 from charm_hf.legacy.pickle_reader import Instance
 from charm_hf.legacy.torch_archive import StoredTensor, read_torch_file
-from charm_hf.models.configuration_charm import AADB_ATTRIBUTES, DATASET_PRESETS, CharmConfig, get_dataset_preset
+from charm_hf.models.configuration_charm import CharmConfig
 from charm_hf.models.image_processing_charm import CharmImageProcessor
 from charm_hf.models.modeling_charm import CharmForAestheticScoring
+from charm_hf.models.presets_charm import AADB_ATTRIBUTES, DATASET_PRESETS, get_dataset_preset
 
 
 logger = logging.getLogger(__name__)

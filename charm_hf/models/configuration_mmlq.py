@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import AutoConfig, PretrainedConfig
 
-from .configuration_charm import (
-    CarriesItsCode,
-    CharmConfig,
-    copy_custom_pipelines,
-    get_dataset_preset,
-    is_travelling_code,
-)
+from .checkpoint_charm import MMLQ_AUTO_MAP, CarriesItsCode
+from .configuration_charm import CharmConfig
+from .presets_charm import get_dataset_preset, head_for_dataset
+from .scores_charm import check_score_range
 
 
 if TYPE_CHECKING:
@@ -23,14 +19,6 @@ if TYPE_CHECKING:
     from .modeling_mmlq import MmlqForAestheticScoring  # noqa: F401
     from .processing_mmlq import MmlqProcessor  # noqa: F401
 
-
-# What a checkpoint says about its own code.
-AUTO_MAP = {
-    "AutoConfig": "configuration_mmlq.MmlqConfig",
-    "AutoModel": "modeling_mmlq.MmlqForAestheticScoring",
-    "AutoModelForImageClassification": "modeling_mmlq.MmlqForAestheticScoring",
-    "AutoProcessor": "processing_mmlq.MmlqProcessor",
-}
 
 MODALITIES = ("visual", "textual")
 ENCODER_NAMES = {"visual": "vision", "textual": "text"}
@@ -80,7 +68,7 @@ class MmlqConfig(CarriesItsCode, PretrainedConfig):
     """
 
     model_type = "mmlq"
-    own_auto_map = AUTO_MAP
+    own_auto_map = MMLQ_AUTO_MAP
     code_file = __file__
     sub_configs: ClassVar[dict[str, Any]] = {"vision_config": AutoConfig, "text_config": AutoConfig}
     keys_to_ignore_at_inference: ClassVar[list[str]] = [
@@ -149,10 +137,8 @@ class MmlqConfig(CarriesItsCode, PretrainedConfig):
         self.dataset_name = dataset_name
         self.score_quantiles = None if score_quantiles is None else [float(value) for value in score_quantiles]
         self._check()
-        for name in ("num_labels", "id2label", "label2id", "custom_pipelines"):
+        for name in ("num_labels", "id2label", "label2id"):
             kwargs.pop(name, None)
-        if is_travelling_code(__name__):
-            kwargs["custom_pipelines"] = copy_custom_pipelines()  # for the reason given in CharmConfig
         super().__init__(num_labels=len(self.score_values), **kwargs)
 
     def _check(self) -> None:
@@ -194,13 +180,7 @@ class MmlqConfig(CarriesItsCode, PretrainedConfig):
 
         A dataset that gives single scores gets ten evenly spaced bins over its range: the score is their expectation.
         """
-        preset = get_dataset_preset(name)
-        fields: dict[str, Any] = {
-            "dataset_name": name,
-            "score_range": preset.score_range,
-            "score_values": preset.score_values,
-        }
-        return cls(**{**fields, **overrides})
+        return cls(**{**head_for_dataset(name), **overrides})
 
 
 def as_encoder_config(config: PretrainedConfig | dict[str, Any] | None, tower: str) -> PretrainedConfig:
@@ -250,13 +230,9 @@ def _resolve_bins(
     bounds = (
         [values[0], values[-1]] if values and score_range is None else [float(value) for value in score_range or ()]
     )
-    if len(bounds) != 2 or not bounds[0] < bounds[1]:
-        raise ValueError(f"`score_range` must be a pair (lowest, highest), got {bounds}.")
+    check_score_range(bounds, values)
     if values is None:
         values = [bounds[0] + (bounds[1] - bounds[0]) * step / 9 for step in range(10)]
-    ascending = all(low < high for low, high in pairwise(values))
-    if len(values) < 2 or not ascending or values[0] < bounds[0] or values[-1] > bounds[1]:
-        raise ValueError(f"`score_values` must ascend inside `score_range` {bounds}, got {values}.")
     return bounds, values
 
 

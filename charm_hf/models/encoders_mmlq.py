@@ -7,10 +7,10 @@ from typing import Any
 
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
+from .checkpoint_charm import find_commit, refuse_misfit
 from .configuration_charm import CharmConfig
 from .configuration_mmlq import as_encoder_config
-from .modeling_charm import CharmForAestheticScoring, CharmModel, refuse_misfit
-from .provenance_charm import find_commit
+from .modeling_charm import CharmForAestheticScoring, CharmModel
 
 
 # What `from_pretrained` is told about where to look, as opposed to what to load: encoders are looked for there too.

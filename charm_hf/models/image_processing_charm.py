@@ -16,9 +16,8 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.processing_utils import ImagesKwargs
 from transformers.utils import TensorType
 
-from .configuration_charm import AUTO_MAP, get_dataset_preset, save_code_files
+from .checkpoint_charm import CHARM_AUTO_MAP, CardMixin, save_code_files
 from .image_loading_charm import array_to_tensor, describe_source, image_size, load_image, rgb_planes
-from .model_card_charm import CardMixin
 from .patch_selection_charm import (
     IMPORTANCE,
     TokenPlan,
@@ -33,6 +32,7 @@ from .patch_selection_charm import (
     saliency_importance,
 )
 from .pixel_tokens_charm import best_importance, cut_pixels
+from .presets_charm import get_dataset_preset
 
 
 PATCH_SELECTIONS = ("frequency", "gradient", "entropy", "saliency", "random", "original")
@@ -292,7 +292,7 @@ class CharmImageProcessor(CardMixin, BaseImageProcessor):
     def to_dict(self) -> dict[str, Any]:
         """Serialize the parameters; `auto_map` points at the code that travels with a checkpoint."""
         output = super().to_dict()
-        output["auto_map"] = {"AutoImageProcessor": AUTO_MAP["AutoImageProcessor"]}
+        output["auto_map"] = {"AutoImageProcessor": CHARM_AUTO_MAP["AutoImageProcessor"]}
         # The base class leaves out None, which is a value here: draw from the global generator.
         output["seed"] = self.seed
         return output

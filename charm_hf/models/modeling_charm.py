@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -14,14 +14,13 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedMode
 from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
+from .checkpoint_charm import CheckpointMixin
 from .configuration_charm import CharmConfig
-from .model_card_charm import CardMixin
 from .packed_attention_charm import can_pack, packing_arguments
-from .provenance_charm import find_commit
+from .scores_charm import AestheticOutput, aesthetic_loss, interpret_logits
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -126,95 +125,6 @@ class CharmPositionCache:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return CharmPositionCache, (self.max_grids,)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Scores, losses: pure functions of logits.
-
-
-def distribution_moments(probabilities: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation, each (B,), of (B, K) distributions over (K,) bin centres."""
-    # A product and a sum, since under autocast a matrix product would round the scores to half precision.
-    mean = (probabilities * values).sum(-1)
-    variance = (probabilities * (values - mean[:, None]).square()).sum(-1)
-    return mean, variance.clamp(min=0).sqrt()
-
-
-def emd_loss(probabilities: torch.Tensor, target: torch.Tensor, r: int = 2) -> torch.Tensor:
-    """Earth mover's distance between (B, K) distributions: `mean_k(|CDF - CDF|^r)^(1/r)` a sample, then the mean."""
-    difference = (probabilities.cumsum(-1) - target.cumsum(-1)).abs()
-    powered = difference.pow(r).mean(-1)
-    # A root has no finite slope at 0, which a perfect prediction reaches.
-    return powered.clamp(min=1e-12).pow(1 / r).mean()
-
-
-def normalize_scores(scores: torch.Tensor, score_range: list[float] | tuple[float, float]) -> torch.Tensor:
-    """Map scores from the data set's own units to [0, 1]."""
-    low, high = score_range
-    return (scores - low) / (high - low)
-
-
-def denormalize_scores(scores: torch.Tensor, score_range: list[float] | tuple[float, float]) -> torch.Tensor:
-    """Map scores from [0, 1] to the data set's own units."""
-    low, high = score_range
-    return low + scores * (high - low)
-
-
-def aesthetic_loss(
-    labels: torch.Tensor,
-    normalized_scores: torch.Tensor,
-    distribution: torch.Tensor | None,
-    score_range: list[float] | tuple[float, float],
-) -> torch.Tensor:
-    """What both models are trained with: squared error of scores, or [`emd_loss`] of distributions.
-
-    Args:
-        labels: (B,) scores in the data set's own units, or (B, K) distributions, which need not add up to 1.
-        normalized_scores: (B,) in [0, 1], of the model.
-        distribution: (B, K) of the model, if it has bins.
-        score_range: of the data set.
-
-    Raises:
-        ValueError: if the labels are of another shape.
-    """
-    labels = labels.to(normalized_scores)
-    if labels.shape == normalized_scores.shape:
-        return F.mse_loss(normalized_scores, normalize_scores(labels, score_range))
-    if distribution is not None and labels.shape == distribution.shape:
-        return emd_loss(distribution, labels / labels.sum(-1, keepdim=True))
-    distributions = "" if distribution is None else f" or {tuple(distribution.shape)} distributions"
-    raise ValueError(f"`labels` must be ({len(normalized_scores)},) scores{distributions}, got {tuple(labels.shape)}.")
-
-
-@dataclass
-class CharmAestheticOutput(ModelOutput):
-    """What [`CharmForAestheticScoring`] returns.
-
-    Attributes:
-        loss: () if labels were given.
-        logits: (B, K) before softmax, sigmoid and tanh.
-        scores: (B,) in the data set's own units.
-        normalized_scores: (B,) in [0, 1].
-        distribution: (B, K) probabilities of the bins; `None` for a regression head.
-        std: (B,) standard deviation of the distribution in the data set's own units; `None` for a regression head.
-        attributes: (B, 11) in [-1, 1]; `None` unless the head has them.
-        last_hidden_state: (B, 1+R+L, d) after the final layernorm: CLS, R register tokens, patch tokens. Rows of
-            padding hold no information.
-        pooler_output: (B, 2d) CLS beside the mean of the true patch tokens.
-        hidden_states, attentions: of every layer, when asked for.
-    """
-
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    scores: torch.Tensor | None = None
-    normalized_scores: torch.Tensor | None = None
-    distribution: torch.Tensor | None = None
-    std: torch.Tensor | None = None
-    attributes: torch.Tensor | None = None
-    last_hidden_state: torch.Tensor | None = None
-    pooler_output: torch.Tensor | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -360,47 +270,6 @@ class CharmEmbeddings(nn.Module):
         )
         weights = (rows[..., :, None] * columns[..., None, :]).flatten(-2)
         return (weights @ table.float()).to(table.dtype)
-
-
-def refuse_misfit(class_name: str, source: Any, **problems: Iterable[str]) -> None:
-    """Raise `ValueError` if there are weights with a problem (`missing=`, `unexpected=`, `misshapen=`)."""
-    listed = {kind: sorted(names) for kind, names in problems.items()}
-    found = "; ".join(f"{kind}: {', '.join(names[:8])}" for kind, names in listed.items() if names)
-    if found:
-        where = "given" if source is None else f"in {str(source)!r}"
-        raise ValueError(f"The weights {where} do not fit {class_name} as its config describes it ({found}).")
-
-
-class CheckpointMixin(CardMixin):
-    """Loading that makes up no weights, and pushing with a complete card."""
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
-        """Load weights as `PreTrainedModel.from_pretrained` does, but refuse a checkpoint that does not fit.
-
-        Raises:
-            ValueError: if weights are missing, unexpected or misshapen, instead of initializing them anew. Pass
-                `ignore_mismatched_sizes=True` to replace misshapen ones, such as another head, on purpose.
-        """
-        wants_info = kwargs.pop("output_loading_info", False)
-        tolerant = kwargs.pop("ignore_mismatched_sizes", False)
-        # Tolerated by transformers in any case, since its own error names no tensor; refused below.
-        model, info = super().from_pretrained(  # type: ignore[misc]
-            pretrained_model_name_or_path,
-            *model_args,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            **kwargs,
-        )
-        refuse_misfit(
-            cls.__name__,
-            pretrained_model_name_or_path,
-            missing=info["missing_keys"],
-            unexpected=info["unexpected_keys"],
-            misshapen=[] if tolerant else map(str, info["mismatched_keys"]),
-        )
-        model.config._commit_hash = find_commit(pretrained_model_name_or_path, **kwargs)
-        return (model, info) if wants_info else model
 
 
 class CharmPreTrainedModel(CheckpointMixin, PreTrainedModel):
@@ -625,6 +494,20 @@ def _pool(hidden_states: torch.Tensor, mask: torch.Tensor, num_prefix: int) -> t
     return torch.cat([hidden_states[:, 0], total / weights.sum(1).clamp(min=1)], dim=-1)
 
 
+@dataclass
+class CharmAestheticOutput(AestheticOutput):
+    """What [`CharmForAestheticScoring`] returns: the fields of [`AestheticOutput`], and those of the encoder.
+
+    Attributes:
+        last_hidden_state: (B, 1+R+L, d) after the final layernorm: CLS, R register tokens, patch tokens. Rows of
+            padding hold no information.
+        pooler_output: (B, 2d) CLS beside the mean of the true patch tokens.
+        hidden_states, attentions: of every layer, when asked for.
+    """
+
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
 class CharmForAestheticScoring(CharmPreTrainedModel):
     """Charm with a head: softmax over rating bins, or a sigmoid (with AADB's attributes beside it)."""
 
@@ -703,53 +586,19 @@ class CharmForAestheticScoring(CharmPreTrainedModel):
         """
         outputs = self.charm(pixel_values, pixel_attention_mask, scale_ids, patch_positions, spatial_shapes, **kwargs)
         logits = self.classifier(self.dropout(outputs.pooler_output))
-        result = self._interpret(logits)
+        predicted = interpret_logits(logits, self.config)
+        loss = None
         if labels is not None:
-            result.loss = self._loss(result, labels, attribute_targets)
-        result.last_hidden_state = outputs.last_hidden_state
-        result.pooler_output = outputs.pooler_output
-        result.hidden_states = outputs.hidden_states
-        result.attentions = outputs.attentions
-        return result
-
-    def _interpret(self, logits: torch.Tensor) -> CharmAestheticOutput:
-        """Turn logits into scores; in float32, since a half-precision score has no third digit."""
-        config, raw = self.config, logits.float()
-        if config.score_values is not None:
-            distribution = raw.softmax(-1)
-            values = torch.tensor(config.score_values, device=raw.device)
-            scores, std = distribution_moments(distribution, values)
-            normalized = normalize_scores(scores, config.score_range)
-            return CharmAestheticOutput(
-                logits=logits, scores=scores, normalized_scores=normalized, distribution=distribution, std=std
-            )
-        score_index = -3 if config.num_attributes else 0
-        normalized = raw[:, score_index].sigmoid()
-        attributes = None
-        if config.num_attributes:
-            attributes = torch.cat([raw[:, :score_index], raw[:, score_index + 1 :]], dim=-1).tanh()
+            loss = aesthetic_loss(predicted, labels, self.config.score_range, attribute_targets)
         return CharmAestheticOutput(
+            loss=loss,
             logits=logits,
-            scores=denormalize_scores(normalized, config.score_range),
-            normalized_scores=normalized,
-            attributes=attributes,
+            **predicted._asdict(),
+            last_hidden_state=outputs.last_hidden_state,
+            pooler_output=outputs.pooler_output,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
         )
-
-    def _loss(
-        self, result: CharmAestheticOutput, labels: torch.Tensor, attribute_targets: torch.Tensor | None
-    ) -> torch.Tensor:
-        assert result.normalized_scores is not None
-        if labels.shape == (len(result.normalized_scores), 1):
-            labels = labels[:, 0]
-        loss = aesthetic_loss(labels, result.normalized_scores, result.distribution, self.config.score_range)
-        if attribute_targets is not None:
-            if result.attributes is None or attribute_targets.shape != result.attributes.shape:
-                raise ValueError(
-                    f"`attribute_targets` must be (batch, {self.config.num_attributes}) as the head's attributes, got "
-                    f"{tuple(attribute_targets.shape)}."
-                )
-            loss = loss + F.mse_loss(result.attributes, attribute_targets.to(result.attributes))
-        return loss
 
 
 __all__ = ["CharmForAestheticScoring", "CharmModel", "CharmPreTrainedModel"]

@@ -14,10 +14,11 @@ from transformers.activations import ACT2FN
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
+from .checkpoint_charm import CheckpointMixin
 from .configuration_mmlq import ENCODER_NAMES, MmlqConfig
 from .encoders_mmlq import HUB_ARGUMENTS, build_encoder, find_encoder, load_encoder
 from .interaction_mmlq import MmlqFeatures, MmlqInteractionBlock
-from .modeling_charm import CheckpointMixin, aesthetic_loss, distribution_moments, normalize_scores
+from .scores_charm import AestheticOutput, aesthetic_loss, interpret_logits
 
 
 def drop_comments(has_comments: torch.Tensor, probability: float) -> torch.Tensor:
@@ -63,27 +64,9 @@ class MmlqModelOutput(ModelOutput):
 
 
 @dataclass
-class MmlqAestheticOutput(ModelOutput):
-    """What [`MmlqForAestheticScoring`] returns; the last five are those of [`MmlqModelOutput`].
+class MmlqAestheticOutput(AestheticOutput):
+    """What [`MmlqForAestheticScoring`] returns: the fields of [`AestheticOutput`] and those of [`MmlqModelOutput`]."""
 
-    Attributes:
-        loss: () if labels were given.
-        logits: (B, K) before the softmax.
-        scores: (B,) in the data set's own units.
-        normalized_scores: (B,) in [0, 1].
-        distribution: (B, K) probabilities of the bins `config.score_values`.
-        std: (B,) standard deviation of the distribution in the data set's own units.
-    """
-
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    scores: torch.Tensor | None = None
-    normalized_scores: torch.Tensor | None = None
-    distribution: torch.Tensor | None = None
-    std: torch.Tensor | None = None
-    last_hidden_state: torch.Tensor | None = None
-    pooler_output: torch.Tensor | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
     visual_attentions: tuple[torch.Tensor, ...] | None = None
     textual_attentions: tuple[torch.Tensor, ...] | None = None
 
@@ -569,20 +552,9 @@ class MmlqForAestheticScoring(MmlqPreTrainedModel):
             return_dict=True,
         )
         logits = self.head(outputs.pooler_output)
-        distribution = logits.float().softmax(-1)  # a half-precision score has no third digit
-        scores, std = distribution_moments(distribution, torch.tensor(self.config.score_values, device=logits.device))
-        score_range = self.config.score_range
-        normalized_scores = normalize_scores(scores, score_range)
-        loss = None if labels is None else aesthetic_loss(labels, normalized_scores, distribution, score_range)
-        return MmlqAestheticOutput(
-            loss=loss,
-            logits=logits,
-            scores=scores,
-            normalized_scores=normalized_scores,
-            distribution=distribution,
-            std=std,
-            **outputs,
-        )
+        predicted = interpret_logits(logits, self.config)
+        loss = None if labels is None else aesthetic_loss(predicted, labels, self.config.score_range)
+        return MmlqAestheticOutput(loss=loss, logits=logits, **predicted._asdict(), **outputs)
 
 
 __all__ = ["MmlqForAestheticScoring", "MmlqModel", "MmlqPreTrainedModel"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -12,9 +11,8 @@ import torch
 from PIL import Image
 from transformers import Pipeline
 
-from .configuration_charm import percentile_of_score
-from .model_card_charm import CardMixin
-from .provenance_charm import describe_provenance
+from .checkpoint_charm import CardMixin, describe_provenance
+from .scores_charm import average_views, percentile_of_score
 
 
 # transformers concatenates what is called "pixel_values" when it batches; any other name it pads, which is what tokens
@@ -110,7 +108,7 @@ class ImageAestheticsPipeline(CardMixin, Pipeline):
             return dict(inputs)
         return {_TOKENS if name == "pixel_values" else name: value for name, value in inputs.items()}
 
-    def _forward(self, model_inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor | None]:
+    def _forward(self, model_inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         views = model_inputs["scale_ids"].shape[2] if "scale_ids" in model_inputs else 1
         inputs = {
             "pixel_values" if name == _TOKENS else name: value.transpose(1, 2).flatten(0, 1)
@@ -119,35 +117,20 @@ class ImageAestheticsPipeline(CardMixin, Pipeline):
             for name, value in model_inputs.items()
         }
         outputs = self.model(**inputs)
-        batch = len(outputs.scores) // views
-        per_view = {name: outputs.get(name) for name in ("scores", "normalized_scores", "distribution", "attributes")}
-        return {
-            name: None if value is None else value.view(batch, views, *value.shape[1:])
-            for name, value in per_view.items()
-        }
+        return average_views(outputs, views, self.model.config.score_values)
 
-    def postprocess(self, model_outputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Average the views of one photo and turn tensors into numbers."""
-        config = self.model.config
-        scores = model_outputs["scores"].double().flatten()
-        score = scores.mean().item()
-        distribution = _mean_of_views(model_outputs["distribution"])
+    def postprocess(self, model_outputs: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+        """Turn the tensors of one photo into numbers."""
+        found = {name: value[0].tolist() for name, value in model_outputs.items()}
         result: dict[str, Any] = {
-            "score": score,
-            "normalized_score": model_outputs["normalized_scores"].double().mean().item(),
-            "std": None,
-            "distribution": distribution,
+            name: found.get(name) for name in ("score", "normalized_score", "std", "distribution")
         }
-        if distribution is not None:
-            values, weights = np.array(config.score_values), np.array(distribution)
-            variance = float(weights @ (values - weights @ values) ** 2)
-            result["std"] = math.sqrt(max(0.0, variance))
-        if (attributes := _mean_of_views(model_outputs.get("attributes"))) is not None:
-            result["attributes"] = attributes
-        if getattr(config, "score_quantiles", None):
-            result["percentile"] = percentile_of_score(score, config.score_quantiles)
-        if len(scores) > 1:
-            result["spread"] = scores.std().item()
+        if "attributes" in found:
+            result["attributes"] = found["attributes"]
+        if quantiles := getattr(self.model.config, "score_quantiles", None):
+            result["percentile"] = percentile_of_score(result["score"], quantiles)
+        if "spread" in found:
+            result["spread"] = found["spread"]
         return result
 
 
@@ -160,10 +143,6 @@ def _is_lazy_sequence(inputs: Any) -> bool:
     if isinstance(inputs, (*_SINGLE, list, tuple, torch.utils.data.Dataset)):
         return False
     return hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__")
-
-
-def _mean_of_views(values: torch.Tensor | None) -> list[float] | None:
-    return None if values is None else values.double().flatten(0, -2).mean(0).tolist()
 
 
 __all__ = ["ImageAestheticsPipeline"]

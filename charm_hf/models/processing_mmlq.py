@@ -13,8 +13,7 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import TensorType, logging
 
-from .configuration_charm import save_code_files
-from .configuration_mmlq import AUTO_MAP
+from .checkpoint_charm import MMLQ_AUTO_MAP, save_code_files
 from .encoders_mmlq import HUB_ARGUMENTS
 from .image_loading_charm import load_image
 
@@ -222,7 +221,7 @@ class MmlqProcessor(ProcessorMixin):
     def to_dict(self) -> dict[str, Any]:
         """Serialize the parameters; `auto_map` points at the code that travels with a checkpoint."""
         output = super().to_dict()
-        output["auto_map"] = {"AutoProcessor": AUTO_MAP["AutoProcessor"]}
+        output["auto_map"] = {"AutoProcessor": MMLQ_AUTO_MAP["AutoProcessor"]}
         return output
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> Any:

@@ -9,7 +9,7 @@ import PIL
 import torch
 import transformers
 
-from ..models.provenance_charm import describe_provenance, digest_weights
+from ..models.checkpoint_charm import describe_provenance, digest_weights
 from .engine import CHUNK_BYTES, CHUNK_IMAGES, Scorer
 
 

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from charm_hf.data import LabelScale
 from charm_hf.metrics import compute_aesthetic_metrics, dataset_accuracy_threshold
 from charm_hf.models.modeling_charm import CharmForAestheticScoring
+from charm_hf.models.scores_charm import denormalize_scores
 
 
 @dataclass
@@ -31,8 +32,7 @@ class Predictions:
 
     def scores(self, score_range: tuple[float, float]) -> np.ndarray:
         """Scores (N,) in the units of a range, which may be another than the model was trained on."""
-        low, high = score_range
-        return low + self.normalized_scores * (high - low)
+        return denormalize_scores(self.normalized_scores, score_range)
 
 
 def predict(

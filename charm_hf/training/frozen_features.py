@@ -18,9 +18,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from charm_hf.models.checkpoint_charm import digest_weights
 from charm_hf.models.modeling_mmlq import MmlqForAestheticScoring
 from charm_hf.models.processing_mmlq import MmlqProcessor
-from charm_hf.models.provenance_charm import digest_weights
 from charm_hf.training.feature_store import FeatureStore
 from charm_hf.training.loading import derive_seed
 from charm_hf.training.mmlq import MmlqDataCollator, choose_comments

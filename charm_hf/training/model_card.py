@@ -7,8 +7,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from charm_hf.models.checkpoint_charm import METRIC_NAMES, PIPELINE_TAG, card_metadata
 from charm_hf.models.configuration_mmlq import MmlqConfig
-from charm_hf.models.model_card_charm import METRIC_NAMES, PIPELINE_TAG, card_metadata
 
 
 # A model that reads comments is measured without them, too.

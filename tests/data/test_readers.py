@@ -24,7 +24,7 @@ from PIL import Image
 
 import charm_hf
 from charm_hf.data import dataset_score_range, load_aesthetic_dataset, load_ava_comments, split_hash
-from charm_hf.models.configuration_charm import AADB_ATTRIBUTES, DATASET_PRESETS
+from charm_hf.models.presets_charm import AADB_ATTRIBUTES, DATASET_PRESETS
 
 
 OFFICIAL_SPLITS = {

@@ -15,7 +15,7 @@ from pathlib import Path
 import openpyxl
 from PIL import Image
 
-from charm_hf.models.configuration_charm import AADB_ATTRIBUTES
+from charm_hf.models.presets_charm import AADB_ATTRIBUTES
 
 
 SplitIds = dict[str, list[str]]

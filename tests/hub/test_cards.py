@@ -21,7 +21,8 @@ from charm_hf.hub import (
 )
 from charm_hf.hub.layout import list_published_files
 from charm_hf.hub.released import RELEASED
-from charm_hf.models.configuration_charm import DATASET_PRESETS, CharmConfig
+from charm_hf.models.configuration_charm import CharmConfig
+from charm_hf.models.presets_charm import DATASET_PRESETS
 
 
 ROOT = Path(__file__).parents[2]

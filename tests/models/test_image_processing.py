@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from support import FIXTURES, photo_path
 
 from charm_hf import CharmImageProcessor
-from charm_hf.models.configuration_charm import DATASET_PRESETS
+from charm_hf.models.presets_charm import DATASET_PRESETS
 
 
 CASES = json.loads((FIXTURES / "tokens" / "cases.json").read_text())

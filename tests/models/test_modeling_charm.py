@@ -17,10 +17,9 @@ from transformers import AutoModel, BertConfig, CLIPVisionConfig, ViTConfig
 from charm_hf import CharmConfig, CharmForAestheticScoring, CharmImageProcessor, CharmModel
 from charm_hf.models.modeling_charm import (
     bicubic_weights,
-    distribution_moments,
-    emd_loss,
     raster_order,
 )
+from charm_hf.models.scores_charm import distribution_moments, emd_loss
 
 
 def some_photos() -> list[np.ndarray]:

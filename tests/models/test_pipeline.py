@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelFor
 from transformers.pipelines.pt_utils import KeyDataset
 
 from charm_hf import CharmForAestheticScoring, ImageAestheticsPipeline
-from charm_hf.models.configuration_charm import percentile_of_score
+from charm_hf.models.scores_charm import percentile_of_score
 
 
 @pytest.fixture(scope="module")

@@ -14,16 +14,17 @@ from transformers import pipeline
 
 
 CODE = {
+    "checkpoint_charm.py",
     "configuration_charm.py",
     "image_loading_charm.py",
     "image_processing_charm.py",
-    "model_card_charm.py",
     "modeling_charm.py",
     "packed_attention_charm.py",
     "patch_selection_charm.py",
     "pixel_tokens_charm.py",
     "pipeline_image_aesthetics.py",
-    "provenance_charm.py",
+    "presets_charm.py",
+    "scores_charm.py",
 }
 
 # Run in a process where importing `charm_hf` fails, as if it were not installed.

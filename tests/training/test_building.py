@@ -4,7 +4,7 @@ import torch
 from support import tiny_backbone_config, tiny_model, tiny_processor
 
 from charm_hf import CharmConfig
-from charm_hf.models.configuration_charm import percentile_of_score
+from charm_hf.models.scores_charm import percentile_of_score
 from charm_hf.training.building import build_model, build_processor, label_column, score_quantiles
 
 

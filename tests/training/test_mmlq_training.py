@@ -23,7 +23,7 @@ from script_runs import EXAMPLES, finish_process, load_script, read_json, run_in
 from transformers import AutoModel, AutoProcessor, BertModel, CLIPVisionModel
 
 from charm_hf import CharmForAestheticScoring, MmlqForAestheticScoring, load_aesthetic_dataset
-from charm_hf.models.provenance_charm import digest_weights
+from charm_hf.models.checkpoint_charm import digest_weights
 from charm_hf.training.feature_store import FeatureStore
 from charm_hf.training.frozen_features import FrozenFeatures
 from charm_hf.training.mmlq import CommentedDataset, choose_comments

@@ -16,7 +16,7 @@ from transformers import Dinov2Config, Dinov2Model
 
 from charm_hf import CharmForAestheticScoring, CharmImageProcessor
 from charm_hf.data import split_hash
-from charm_hf.models.configuration_charm import DATASET_PRESETS
+from charm_hf.models.presets_charm import DATASET_PRESETS
 
 
 DOCS = EXAMPLES.parent / "docs" / "training.md"
