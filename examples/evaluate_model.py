@@ -34,12 +34,12 @@ from pyarrow import csv, parquet
 from transformers import AutoModel
 
 from charm_hf.data import LabelScale, load_aesthetic_dataset, split_hash
+from charm_hf.files import write_json
 from charm_hf.metrics import bootstrap_intervals, compute_aesthetic_metrics
 from charm_hf.models.image_processing_charm import CharmImageProcessor
 from charm_hf.models.modeling_mmlq import MmlqForAestheticScoring
 from charm_hf.models.processing_mmlq import MmlqProcessor
 from charm_hf.training.arguments import mapping, parse_arguments, size
-from charm_hf.training.checkpointing import write_json
 from charm_hf.training.curves import plot_scatter
 from charm_hf.training.evaluation import Predictions, predict, references_of
 from charm_hf.training.loading import TokenizedDataset, evaluation_batches, make_loader

@@ -34,6 +34,7 @@ from tqdm.auto import tqdm
 from transformers import SchedulerType, get_scheduler
 
 from charm_hf.data import LabelScale
+from charm_hf.files import remove_folder, replaced_folder, write_json
 from charm_hf.hub import push_checkpoint
 from charm_hf.models.presets_charm import DATASET_PRESETS
 from charm_hf.models.processing_mmlq import MmlqProcessor
@@ -45,10 +46,7 @@ from charm_hf.training.checkpointing import (
     TrainingParts,
     find_checkpoint,
     load_checkpoint,
-    remove_folder,
     save_checkpoint,
-    write_json,
-    written_whole,
 )
 from charm_hf.training.curves import plot_curves
 from charm_hf.training.ema import make_ema
@@ -308,7 +306,7 @@ def best_folder(args: argparse.Namespace, record: dict[str, Any]) -> Path:
 def save_model(folder: Path, parts: TrainingParts, processor: Any) -> None:
     """Write a checkpoint for `from_pretrained`: the average of the weights, if there is one."""
     model = parts.model if parts.ema is None else parts.ema.module
-    with written_whole(folder) as temporary:
+    with replaced_folder(folder) as temporary:
         model.save_pretrained(temporary, state_dict=state_dict_without_mixout(model.state_dict()))
         processor.save_pretrained(temporary)
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import tempfile
 from pathlib import Path
 
 import datasets
 import pyarrow as pa
 from datasets import Dataset, DatasetInfo, NamedSplit
 from datasets.table import InMemoryTable, MemoryMappedTable
+
+from charm_hf.files import write_bytes
 
 
 logger = logging.getLogger(__name__)
@@ -45,9 +45,7 @@ def write_mapped(table: pa.Table, info: DatasetInfo, split: NamedSplit, cache_di
     try:
         if not path.exists():
             cache_dir.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=cache_dir, suffix=".part", delete=False) as file:
-                file.write(content)
-            os.replace(file.name, path)
+            write_bytes(path, memoryview(content))
     except OSError as error:
         logger.warning("The table stays in memory: %s cannot be written (%s).", path, error)
         return Dataset(InMemoryTable.from_buffer(content), info=info, split=split, fingerprint=key)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
+
+from charm_hf.files import write_json
 
 
 logger = logging.getLogger(__name__)
@@ -128,7 +128,8 @@ def _write_first(paths: Sequence[Path], record: dict[str, Any]) -> Path:
     failure: OSError | None = None
     for path in paths:
         try:
-            _write_whole(path, json.dumps(record, indent=1))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, record)
         except OSError as error:
             failure = error
             continue
@@ -136,12 +137,3 @@ def _write_first(paths: Sequence[Path], record: dict[str, Any]) -> Path:
             logger.warning("The split could not be written beside the data (%s); it is kept in %s.", failure, path)
         return path
     raise failure or ValueError("No folder to write the split to.")
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Write by renaming, so that a second process never reads half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".part", delete=False, encoding="utf-8") as file:
-        file.write(text)
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)

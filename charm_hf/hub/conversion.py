@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import cached_assets_path, hf_hub_download
-from huggingface_hub.utils import WeakFileLock
 from huggingface_hub.utils.sha import sha_fileobj
 
 from .. import __version__
+from ..files import Lock, replaced_folder
 from .cards import TEMPLATES, CardContext, conversion_text, read_config, render_card, render_repository_card
 from .layout import CARD_NAME, CONFIG_NAME, LICENSE_NAME, assemble_repository
 from .pull import RepositoryState, read_repository, split_revision
@@ -61,14 +61,12 @@ def convert_from_hub(
         raise ValueError(f"{repo_id} holds none of the published pickles: {', '.join(_released_names())}.")
     default = default or (DEFAULT_DATASET if DEFAULT_DATASET in chosen else chosen[0])
     output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as work:
-        converted = {dataset: Path(work) / "single" / dataset for dataset in chosen}
+    work = tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-")
+    with work, replaced_folder(output) as whole:
+        converted = {dataset: Path(work.name) / dataset for dataset in chosen}
         sources = {dataset: _convert(state, dataset, folder, token) for dataset, folder in converted.items()}
-        whole = assemble_repository(converted, Path(work) / "whole", default=default)
+        assemble_repository(converted, whole, default=default)
         _write_documents(whole, state, sources, default)
-        if output.exists():
-            output.rmdir()
-        whole.rename(output)
     return str(output)
 
 
@@ -84,7 +82,7 @@ def convert_into_cache(state: RepositoryState, dataset: str | None, token: str |
     # Another version of the converter may do better, and another commit may hold other weights.
     cache = cached_assets_path("charm_hf", state.repo_id, f"{state.commit}-{__version__}")
     target = cache / dataset
-    with WeakFileLock(cache / f"{dataset}.lock"):
+    with Lock(cache / f"{dataset}.lock").acquire(patience=None):
         if not (target / CONFIG_NAME).is_file():
             logger.warning(
                 "%s holds pickles only. Converting %s, without running it, into %s: this is done once. To publish the "
@@ -95,10 +93,8 @@ def convert_into_cache(state: RepositoryState, dataset: str | None, token: str |
                 state.repo_id,
                 state.repo_id,
             )
-            with tempfile.TemporaryDirectory(dir=cache) as work:
-                _convert(state, dataset, Path(work) / dataset, token)
-                shutil.rmtree(target, ignore_errors=True)
-                (Path(work) / dataset).rename(target)
+            with replaced_folder(target) as unfinished:
+                _convert(state, dataset, unfinished, token)
     return str(target)
 
 

@@ -8,7 +8,6 @@ security policy lists the hashes of the scripts and the style that may run.
 from __future__ import annotations
 
 import base64
-import csv
 import hashlib
 import html
 import io
@@ -29,7 +28,9 @@ from urllib.parse import quote
 from PIL import Image
 from tqdm.auto import tqdm
 
+from ..files import replaced_file
 from ..models.image_loading_charm import load_image
+from ..tables import Table, unescape_bytes
 
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,6 @@ _CHUNK = 200
 _ASSETS = ("report.css", "rows.js", "sheet.js", "page.js")
 _NUMBERS = ("score", "normalized_score", "std", "width", "height", "tokens")
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
-_ESCAPED_BYTES = re.compile(rb"\\x([89a-f][0-9a-f])")
 
 
 @dataclass(frozen=True)
@@ -121,18 +121,16 @@ def write_report(
     photos = [_Photo(row, *_locate(row["path"], roots)) for row in scored]
     title = title or f"Scores of {name}"
 
-    partial_page = output.with_name(f"{output.name}.part")
-    try:
-        with open(partial_page, "w", encoding="utf-8", errors="replace", newline="\n") as page:
-            before, after = _template(title, link_files=thumbnails == "link" or link_originals)
-            page.write(before)
-            if shrink is not None:
-                photos = _write_thumbnails(page, photos, shrink, workers, progress)
-            data = _page_data(photos, failed, output.absolute().parent, thumbnails, link_originals)
-            page.write(after.replace("{{data}}", _script_json(data), 1))
-        os.replace(partial_page, output)
-    finally:
-        partial_page.unlink(missing_ok=True)
+    with (
+        replaced_file(output) as unfinished,
+        open(unfinished, "w", encoding="utf-8", errors="replace", newline="\n") as page,
+    ):
+        before, after = _template(title, link_files=thumbnails == "link" or link_originals)
+        page.write(before)
+        if shrink is not None:
+            photos = _write_thumbnails(page, photos, shrink, workers, progress)
+        data = _page_data(photos, failed, output.absolute().parent, thumbnails, link_originals)
+        page.write(after.replace("{{data}}", _script_json(data), 1))
     missing = sum(bool(photo.note) for photo in photos)
     if missing:
         logger.warning("%d of %d photos cannot be shown: %s", missing, len(photos), _first_note(photos))
@@ -158,48 +156,13 @@ def read_scores(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         ValueError: for another format or a broken file.
     """
     path = Path(path)
-    reader = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}.get(path.suffix.lower())
-    if reader is None:
+    if path.suffix.lower() not in (".csv", ".jsonl", ".parquet"):
         raise ValueError(f"{os.fspath(path)!r}: expected a table ending in .csv, .jsonl or .parquet.")
     if not path.is_file():
         raise FileNotFoundError(f"There is no score table {os.fspath(path)!r}. `charm-hf score` writes one.")
-    return reader(path)
-
-
-def _read_csv(path: Path) -> list[dict[str, Any]]:
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        rows = [{key: value for key, value in row.items() if key is not None} for row in reader]
-        columns = reader.fieldnames or []
-    if not rows:
-        _check_columns(columns, path.name)
-    return rows
-
-
-def _read_jsonl(path: Path) -> list[dict[str, Any]]:
-    rows = []
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path.name}, line {number} is not JSON: {error}") from None
-            if not isinstance(row, dict):
-                raise ValueError(f"{path.name}, line {number}: expected an object, found {type(row).__name__}.")
-            rows.append(row)
-    return rows
-
-
-def _read_parquet(path: Path) -> list[dict[str, Any]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return pq.read_table(path).to_pylist()
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{path.name} is not a Parquet file: {error}") from None
+    table = Table(path)
+    _check_columns(table.names, path.name)
+    return list(table.rows())
 
 
 def _check_columns(columns: Iterable[str], name: str) -> None:
@@ -261,7 +224,7 @@ def _locate(path: str, roots: Sequence[Path]) -> tuple[Path | None, str, str]:
     """Find the file of a row. Gives (file, empty thumbnail, reason why there is none)."""
     if _URL.match(path):
         return None, "", "Not a file on this machine"
-    for candidate in dict.fromkeys((path, _unescape(path))):
+    for candidate in dict.fromkeys((path, unescape_bytes(path))):
         for root in roots:
             file = root / candidate
             try:
@@ -270,15 +233,6 @@ def _locate(path: str, roots: Sequence[Path]) -> tuple[Path | None, str, str]:
             except (OSError, ValueError):  # a name too long for the file system, or with a zero byte
                 continue
     return None, "", "The file is not there any more"
-
-
-def _unescape(path: str) -> str:
-    r"""Undo the escapes (`\xe9`) by which the table writes bytes of a name that are not UTF-8."""
-    try:
-        raw = path.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:  # no file system gives half a surrogate pair
-        return path
-    return os.fsdecode(_ESCAPED_BYTES.sub(lambda found: bytes([int(found[1], 16)]), raw))
 
 
 def _with_thumbnail(photo: _Photo, edge: int, quality: int) -> _Photo:

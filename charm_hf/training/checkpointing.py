@@ -8,11 +8,8 @@ It appears under its name only when every byte of it is on the disk.
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,8 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import nn
+
+from charm_hf.files import commit_folder, remove_folder, start_folder, temporary_folder
 
 
 STATE_NAME = "state.json"
@@ -74,68 +73,6 @@ class TrainingParts:
     def parameter_names(self) -> dict[int, str]:
         """`id` of each parameter -> its name."""
         return {id(parameter): name for name, parameter in self.model.named_parameters()}
-
-
-@contextmanager
-def written_whole(folder: Path) -> Iterator[Path]:
-    """Give a folder to write into, which takes its name when all of it is on the disk; an older one is replaced.
-
-    If the process dies before, what is left begins with `.tmp-` and is overwritten by the next attempt.
-    """
-    temporary = start_folder(folder)
-    yield temporary
-    commit_folder(temporary, folder)
-
-
-def start_folder(folder: Path) -> Path:
-    """Make the empty folder that `commit_folder` will rename."""
-    temporary = folder.parent / f".tmp-{folder.name}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    return temporary
-
-
-def commit_folder(temporary: Path, folder: Path) -> None:
-    """Bring a folder's content to the disk, then give it its name."""
-    for path in [*temporary.rglob("*"), temporary]:
-        _sync(path)
-    old = remove_name(folder) if folder.exists() else None
-    os.replace(temporary, folder)
-    _sync(folder.parent)
-    if old is not None:
-        shutil.rmtree(old)
-
-
-def remove_folder(folder: Path) -> None:
-    """Delete a folder so that a process that dies meanwhile never leaves part of it under its name."""
-    shutil.rmtree(remove_name(folder))
-
-
-def remove_name(folder: Path) -> Path:
-    """Take a folder's name away in one step; returns where its content is now."""
-    nameless = folder.parent / f".tmp-old-{folder.name}"
-    shutil.rmtree(nameless, ignore_errors=True)
-    os.replace(folder, nameless)
-    return nameless
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file that is never seen half written."""
-    temporary = path.with_name(f".tmp-{path.name}")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    _sync(temporary)
-    os.replace(temporary, path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    if os.name == "nt" and path.is_dir():  # Windows cannot open a folder
-        return
-    descriptor = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def checkpoints(output_dir: Path) -> list[Path]:
@@ -196,7 +133,7 @@ def save_checkpoint(
         keep: number of checkpoints to keep, the newest; `None` keeps all.
     """
     folder = output_dir / f"checkpoint-{progress.step:08d}"
-    temporary = folder.parent / f".tmp-{folder.name}"
+    temporary = temporary_folder(folder)
     if accelerator.is_main_process:
         start_folder(folder)
     accelerator.wait_for_everyone()
@@ -216,7 +153,7 @@ def save_checkpoint(
             "files": {path.name: path.stat().st_size for path in sorted(temporary.iterdir())},
         }
         (temporary / STATE_NAME).write_text(json.dumps(state, indent=2), encoding="utf-8")
-        commit_folder(temporary, folder)
+        commit_folder(folder)
         for old in checkpoints(output_dir)[: -keep if keep else 0]:
             remove_folder(old)
     accelerator.wait_for_everyone()

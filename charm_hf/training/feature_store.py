@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from charm_hf.training.checkpointing import write_json
+from charm_hf.files import TEMPORARY_PREFIX, replaced_file, write_json
 
 
 KEY_NAME = "key.json"
@@ -56,7 +56,8 @@ class FeatureStore:
                     "delete this one."
                 )
             return
-        if self.folder.exists() and any(not entry.name.startswith(".tmp-") for entry in self.folder.iterdir()):
+        entries = self.folder.iterdir() if self.folder.exists() else ()
+        if any(not entry.name.startswith(TEMPORARY_PREFIX) for entry in entries):
             raise ValueError(f"{self.folder} is not empty and holds no features: give a folder of its own.")
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(path, wanted)
@@ -92,9 +93,8 @@ class FeatureStore:
             features: one array (length, width) a photo.
         """
         shard = f"shard-{uuid.uuid4().hex}"
-        temporary = self.folder / f".tmp-{shard}.npy"
-        np.save(temporary, np.concatenate(list(features)).astype(self.dtype), allow_pickle=False)
-        os.replace(temporary, self.folder / f"{shard}.npy")
+        with replaced_file(self.folder / f"{shard}.npy") as temporary:
+            np.save(temporary, np.concatenate(list(features)).astype(self.dtype), allow_pickle=False)
         write_json(self.folder / f"{shard}.json", {"names": list(names), "lengths": [len(rows) for rows in features]})
         self.refresh()
 

@@ -6,17 +6,13 @@ import os
 import threading
 import time
 from pathlib import Path
-from typing import IO
 
+from charm_hf.files import Lock
 
-try:
-    import fcntl
-except ModuleNotFoundError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 LOCK_NAME = ".lock"
 _LAUNCHER_VARIABLES = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")
-_held: dict[Path, IO[str]] = {}
+_held: dict[Path, Lock] = {}
 
 
 def exit_with_launcher(poll_seconds: float = 0.5) -> None:
@@ -37,31 +33,20 @@ def exit_with_launcher(poll_seconds: float = 0.5) -> None:
     threading.Thread(target=watch, daemon=True, name="exit-with-launcher").start()
 
 
-def lock_folder(folder: Path, patience_seconds: float = 3.0) -> None:
+def lock_folder(folder: Path, patience_seconds: float = 6.0) -> None:
     """Keep a folder for this process as long as it lives.
 
     Args:
         folder: exists.
-        patience_seconds: how long to wait for another process to end, such as one whose launcher was killed just now.
+        patience_seconds: how long to wait for another process to end, such as one whose launcher was killed just now,
+            or the data workers that it leaves for some seconds.
 
     Raises:
         RuntimeError: if another process has the folder.
     """
     path = folder.resolve() / LOCK_NAME
-    if fcntl is None or path in _held:
-        return
-    file = path.open("w")
-    deadline = time.monotonic() + patience_seconds
-    while True:
+    if path not in _held:
         try:
-            # A record lock: data workers do not inherit it, and so cannot hold it after their parent's death.
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if time.monotonic() > deadline:
-                raise RuntimeError(
-                    f"Another process is training into {folder}: wait for it, or end it first."
-                ) from error
-            time.sleep(0.2)
-        else:
-            _held[path] = file
-            return
+            _held[path] = Lock(path).acquire(patience_seconds)
+        except BlockingIOError as error:
+            raise RuntimeError(f"Another process is training into {folder}: wait for it, or end it first.") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import shlex
 import shutil
@@ -19,7 +18,7 @@ import transformers
 from datasets import Dataset
 
 from charm_hf.data import split_hash
-from charm_hf.training.checkpointing import write_json
+from charm_hf.files import remove_leftovers, replaced_file, write_json
 from charm_hf.training.processes import lock_folder
 
 
@@ -83,8 +82,7 @@ def claim_output_dir(output_dir: Path, run: Mapping[str, Any], resume: bool) -> 
         )
     output_dir.mkdir(parents=True, exist_ok=True)
     lock_folder(output_dir)
-    for leftover in output_dir.glob(".tmp-*"):  # of a process that was killed
-        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    remove_leftovers(output_dir)
     if path.exists():
         _require_same(json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(run)), output_dir)
         return
@@ -107,6 +105,5 @@ def _require_same(old: dict[str, Any], new: dict[str, Any], output_dir: Path) ->
 def publish_files(source: Path, output_dir: Path) -> None:
     """Copy the files of a checkpoint to the top of the run's folder, each file whole or not at all."""
     for path in sorted(source.iterdir()):
-        temporary = output_dir / f".tmp-{path.name}"
-        shutil.copyfile(path, temporary)
-        os.replace(temporary, output_dir / path.name)
+        with replaced_file(output_dir / path.name) as temporary:
+            shutil.copyfile(path, temporary)

@@ -339,4 +339,4 @@ def test_an_interrupted_report_leaves_the_one_before_as_it_was(table, tmp_path, 
         write_report(table, output)
 
     assert output.read_bytes() == before
-    assert list(tmp_path.glob("*.part")) == []
+    assert list(tmp_path.glob(".tmp-*")) == []

@@ -5,6 +5,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from charm_hf import files
 from charm_hf.training import checkpointing
 from charm_hf.training.checkpointing import (
     Progress,
@@ -13,7 +14,6 @@ from charm_hf.training.checkpointing import (
     find_checkpoint,
     load_checkpoint,
     save_checkpoint,
-    written_whole,
 )
 from charm_hf.training.ema import make_ema
 
@@ -73,26 +73,6 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path):
     assert find_checkpoint("latest", tmp_path).name == "checkpoint-00000010"
 
 
-def test_a_folder_has_its_name_only_when_it_is_whole(tmp_path):
-    target = tmp_path / "best"
-
-    def write_and_die():
-        with written_whole(target) as folder:
-            (folder / "a").write_text("half")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_and_die()
-    assert not target.exists()
-    with written_whole(target) as folder:
-        assert not list(folder.iterdir())
-        (folder / "b").write_text("whole")
-    with written_whole(target) as folder:
-        (folder / "c").write_text("newer")
-    assert [path.name for path in target.iterdir()] == ["c"]
-    assert [path.name for path in tmp_path.iterdir()] == ["best"]
-
-
 def test_a_process_that_dies_while_a_checkpoint_is_replaced_leaves_no_broken_one(tmp_path, monkeypatch):
     """The step's checkpoint is replaced by the epoch's, and the process dies in the deletion of the old."""
     parts, accelerator = make_parts(), Accelerator(cpu=True)
@@ -103,7 +83,7 @@ def test_a_process_that_dies_while_a_checkpoint_is_replaced_leaves_no_broken_one
             (folder / "model.safetensors").unlink()
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpointing.shutil, "rmtree", dies)
+    monkeypatch.setattr(files.shutil, "rmtree", dies)
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(tmp_path, accelerator, parts, Progress(epoch=1, step=1))
     monkeypatch.undo()

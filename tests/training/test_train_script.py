@@ -151,7 +151,7 @@ def test_a_run_does_not_go_on_with_other_settings(finished, photo_table):
 def test_a_folder_that_another_process_trains_into_is_refused(photo_table, tmp_path):
     (tmp_path / "run").mkdir()
     code = (
-        "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(1); time.sleep(60)"
+        "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(1); time.sleep(60)"
     )
     with subprocess.Popen(
         [sys.executable, "-uc", code, str(tmp_path / "run" / ".lock")], stdout=subprocess.PIPE
