@@ -233,7 +233,7 @@ def kills(args: argparse.Namespace, folder: Path) -> None:
         target = folder / "photos" / f"{index:06d}.jpg"
         target.parent.mkdir(exist_ok=True)
         os.link(folder / "originals" / f"{index % 50}.jpg", target)
-    command = [sys.executable, "-m", "charm_hf.cli", "score", str(folder / "photos"), "--model", str(checkpoint)]
+    command = [sys.executable, "-m", "charm_hf_cli", "score", str(folder / "photos"), "--model", str(checkpoint)]
     command += ["--num-workers", "0", "--output"]
     begin = time.monotonic()
     subprocess.run([*command, str(folder / "whole.csv")], check=True, stderr=subprocess.DEVNULL)

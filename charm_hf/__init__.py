@@ -9,9 +9,8 @@ from importlib import import_module
 from typing import Any
 
 from ._registration import register_with_transformers
+from .version import __version__
 
-
-__version__ = "0.1.0"
 
 # Public name -> module that holds it. Names are imported when first used, so that `import charm_hf` stays cheap.
 _PUBLIC = {
@@ -30,7 +29,7 @@ _PUBLIC = {
     "resolve_checkpoint": "hub",
 }
 
-__all__ = sorted(_PUBLIC)
+__all__ = ["__version__", *sorted(_PUBLIC)]
 
 
 def __getattr__(name: str) -> Any:

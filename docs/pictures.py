@@ -28,7 +28,7 @@ FROM_SCIKIT_IMAGE = (
 
 def charm_hf(*arguments: object) -> None:
     """Run a command as a reader would."""
-    subprocess.run([sys.executable, "-m", "charm_hf.cli", *map(str, arguments)], check=True)
+    subprocess.run([sys.executable, "-m", "charm_hf_cli", *map(str, arguments)], check=True)
 
 
 def make_photo_folder(folder: Path) -> Path:

@@ -57,7 +57,7 @@ def environment(folder: Path) -> dict[str, str]:
     commands = folder / ".commands"
     commands.mkdir()
     for name, target in {
-        "charm-hf": "-m charm_hf.cli",
+        "charm-hf": "-m charm_hf_cli",
         "python": "",
         "accelerate": "-m accelerate.commands.accelerate_cli",
     }.items():

@@ -77,8 +77,9 @@ def _read_cached_repository(repo_id: str, revision: str | None, reason: Exceptio
         folder = Path(snapshot_download(repo_id, revision=revision, local_files_only=True, allow_patterns=[]))
     except LocalEntryNotFoundError as error:
         raise LocalEntryNotFoundError(
-            f"The Hub cannot be reached ({reason}), and {repo_id}{_at(revision)} is not in the cache. Fetch it once "
-            f"with a connection (`charm-hf pull {repo_id}{_at(revision)} DIR`), or name a local folder."
+            f"{repo_id}{_at(revision)} is not in the cache and no folder here, and the Hub cannot be reached "
+            f"({reason}). Fetch it once with a connection (`charm-hf pull {repo_id}{_at(revision)} DIR`), or name a "
+            "local folder."
         ) from error
     files = tuple(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     return RepositoryState(repo_id, revision, folder.name, files, cached=True)

@@ -26,7 +26,7 @@ from typing import Any, TextIO
 from urllib.parse import quote
 
 from PIL import Image
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from ..files import replaced_file
 from ..models.image_loading_charm import load_image

@@ -18,12 +18,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+
+if TYPE_CHECKING:
+    import torch  # imported where tensors are made, so that files are read without it
 
 # 537 MB of RGB: beyond it a file is taken for a decompression bomb, as PIL does at its default settings.
 MAX_IMAGE_PIXELS = 178_956_970
@@ -127,6 +129,8 @@ def array_to_tensor(array: np.ndarray | torch.Tensor, name: str, input_data_form
     Raises:
         ValueError: for another shape, values out of range, NaN or infinity.
     """
+    import torch
+
     if isinstance(array, np.ndarray) and array.dtype == np.uint16:
         array = (array >> 8).astype(np.uint8)
     tensor = torch.from_numpy(np.require(array, requirements=["C", "W"])) if isinstance(array, np.ndarray) else array
@@ -158,6 +162,8 @@ def _is_channels_first(tensor: torch.Tensor, name: str, input_data_format: str |
 
 
 def _check_values(tensor: torch.Tensor, name: str) -> torch.Tensor:
+    import torch
+
     if tensor.dtype == torch.bool:
         return tensor.to(torch.uint8) * 255
     low, high = tensor.detach().aminmax()
@@ -182,7 +188,7 @@ def _three_channels(tensor: torch.Tensor) -> torch.Tensor:
     white = 1.0 if tensor.is_floating_point() else 255.0
     colour, alpha = tensor[:3].float(), tensor[3:].float() / white
     composed = colour * alpha + white * (1 - alpha)
-    return composed if tensor.is_floating_point() else composed.round().to(torch.uint8)
+    return composed if tensor.is_floating_point() else composed.round().byte()
 
 
 def _open(source: Any, name: str) -> Image.Image:

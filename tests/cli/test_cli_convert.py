@@ -17,7 +17,7 @@ LEGACY = FIXTURES / "legacy"
 
 
 def charm_hf(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "charm_hf.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "charm_hf_cli", *map(str, arguments)]
     return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
 
 

@@ -11,7 +11,7 @@ from hub_server import HubServer
 from support import photo_path
 from typer.testing import CliRunner
 
-from charm_hf.cli import app
+from charm_hf_cli import app
 
 
 @pytest.fixture

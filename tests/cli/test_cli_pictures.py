@@ -10,7 +10,7 @@ from PIL import Image
 from support import photo_path
 from typer.testing import CliRunner
 
-from charm_hf.cli import app
+from charm_hf_cli import app
 
 
 def charm_hf(*arguments):
@@ -66,7 +66,7 @@ def test_a_photo_that_is_not_there_ends_with_2(checkpoint, tmp_path):
 @pytest.mark.slow
 def test_the_demo_says_where_it_runs_and_stops_at_ctrl_c(checkpoint):
     pytest.importorskip("gradio", reason="needs the extra `charm-hf[demo]`")
-    command = [sys.executable, "-m", "charm_hf.cli", "demo", "--model", checkpoint, "--device", "cpu"]
+    command = [sys.executable, "-m", "charm_hf_cli", "demo", "--model", checkpoint, "--device", "cpu"]
 
     def heed_ctrl_c() -> None:  # which a shell's background jobs ignore, and so would their children
         signal.signal(signal.SIGINT, signal.SIG_DFL)

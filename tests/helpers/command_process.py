@@ -14,7 +14,7 @@ def _run_command(arguments, log, chunk_images, slowness):
     with open(log, "w") as stream:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
-    from charm_hf import cli
+    import charm_hf_cli
     from charm_hf.scoring import engine
 
     engine.CHUNK_IMAGES = chunk_images
@@ -26,7 +26,7 @@ def _run_command(arguments, log, chunk_images, slowness):
         return forward(self, inputs)
 
     engine.Scorer._forward = slow_forward
-    cli.main(arguments)
+    charm_hf_cli.main(arguments)
 
 
 class CommandProcess:
@@ -34,7 +34,7 @@ class CommandProcess:
 
     def __init__(self, arguments, log, chunk_images=16, slowness=0.0):
         context = get_context("forkserver")
-        context.set_forkserver_preload(["charm_hf.cli", "charm_hf.scoring", "charm_hf.hub"])
+        context.set_forkserver_preload(["charm_hf_cli", "charm_hf.scoring", "charm_hf.hub"])
         self.log = log
         arguments = [str(argument) for argument in arguments]
         self.process = context.Process(target=_run_command, args=(arguments, log, chunk_images, slowness))

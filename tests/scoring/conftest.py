@@ -85,7 +85,7 @@ def command(tmp_path):
 @pytest.fixture
 def score_photos(checkpoint, capsys):
     """Run `charm-hf score` in this process: exit code, rows of the table on stdout, messages."""
-    from charm_hf.cli import main
+    from charm_hf_cli import main
 
     def run(*arguments):
         with pytest.raises(SystemExit) as stop:

@@ -11,7 +11,7 @@ def launch(arguments, log, **environment):
     """Start `charm-hf score` in two processes, as on a machine with two GPUs but on the CPU."""
     command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--multi_gpu"]
     command += ["--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    command += ["--main_process_port", "0", "-m", "charm_hf.cli", "score", *map(str, arguments), "--num-workers", "0"]
+    command += ["--main_process_port", "0", "-m", "charm_hf_cli", "score", *map(str, arguments), "--num-workers", "0"]
     with open(log, "w") as stream:
         return subprocess.Popen(
             command,

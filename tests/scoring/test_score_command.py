@@ -81,7 +81,7 @@ def test_csv_jsonl_and_parquet_hold_the_same_rows(score_photos, photos, tmp_path
 
 
 def test_the_installed_command_prints_data_to_stdout_and_messages_to_stderr(photos, checkpoint):
-    command = [sys.executable, "-m", "charm_hf.cli", "score", str(photos / "*.jpg"), "--model", str(checkpoint)]
+    command = [sys.executable, "-m", "charm_hf_cli", "score", str(photos / "*.jpg"), "--model", str(checkpoint)]
     done = subprocess.run([*command, "--num-workers", "1"], capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stderr
     assert [line.split(",")[0] for line in done.stdout.splitlines()] == [

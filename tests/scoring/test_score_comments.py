@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from mmlq_fixtures import tiny_model, tiny_processor
 
-from charm_hf.cli import main
 from charm_hf.scoring import Comments, Item, read_comments, score_images
+from charm_hf_cli import main
 
 
 @pytest.fixture(scope="module", params=["clip", "charm"])

@@ -7,7 +7,10 @@ from typing import Annotated
 
 import typer
 
+from .light import without_registration
 from .support import (
+    TABLES,
+    THUMBNAILS,
     DeviceOption,
     ModelOption,
     RevisionOption,
@@ -16,6 +19,8 @@ from .support import (
     SubfolderOption,
     TrustOption,
     fail,
+    given,
+    list_names,
     say,
 )
 
@@ -46,19 +51,18 @@ def explain(
     """
     from transformers.utils.logging import disable_progress_bar
 
-    from ..look.explain import explain as explain_photo
-    from ..scoring import load_checkpoint
-    from ..scoring.checkpoint import DEMONSTRATION_NOTICE
+    from charm_hf.look.explain import explain as explain_photo
+    from charm_hf.scoring import load_checkpoint
+    from charm_hf.scoring.checkpoint import DEMONSTRATION_NOTICE
 
     disable_progress_bar()
-    given = {
-        "patch_selection": patch_selection,
-        "num_scales": num_scales,
-        "max_num_patches": max_num_patches,
-        "seed": seed,
-        "saliency_maps": None if saliency_map is None else str(saliency_map),
-    }
-    options = {name: value for name, value in given.items() if value is not None}
+    options = given(
+        patch_selection=patch_selection,
+        num_scales=num_scales,
+        max_num_patches=max_num_patches,
+        seed=seed,
+        saliency_maps=None if saliency_map is None else str(saliency_map),
+    )
     try:
         if model is None:
             say(DEMONSTRATION_NOTICE)
@@ -74,11 +78,11 @@ def explain(
 
 @app.command()
 def report(
-    scores: Annotated[Path, typer.Argument(metavar="SCORES", help="Table of charm-hf score: .csv, .jsonl, .parquet.")],
+    scores: Annotated[Path, typer.Argument(metavar="SCORES", help=f"Table of charm-hf score: {list_names(TABLES)}.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="HTML", help="Page to write.")],
     title: Annotated[str | None, typer.Option(help="Heading of the page.")] = None,
     image_root: Annotated[Path | None, typer.Option(help="Where relative paths of the table start.")] = None,
-    thumbnails: Annotated[str, typer.Option(help="embed, link or none.")] = "embed",
+    thumbnails: Annotated[str, typer.Option(help=f"{list_names(THUMBNAILS)}.")] = "embed",
     thumbnail_size: Annotated[int | None, typer.Option(help="Longest edge in pixels.")] = None,
     originals: Annotated[bool, typer.Option(help="Let the large view show the photos' own files.")] = True,
 ) -> None:
@@ -86,21 +90,22 @@ def report(
 
     Exit code: 0 written, 2 wrong usage or a table that cannot be read.
     """
-    from ..look.report import write_report
+    with without_registration():
+        from charm_hf.look.report import write_report
 
-    try:
-        summary = write_report(
-            scores,
-            output,
-            title=title,
-            image_root=image_root,
-            thumbnails=thumbnails,
-            thumbnail_size=thumbnail_size,
-            link_originals=originals,
-            progress=True,
-        )
-    except (ValueError, OSError) as error:
-        fail(error)
+        try:
+            summary = write_report(
+                scores,
+                output,
+                title=title,
+                image_root=image_root,
+                thumbnails=thumbnails,
+                thumbnail_size=thumbnail_size,
+                link_originals=originals,
+                progress=True,
+            )
+        except (ValueError, OSError) as error:
+            fail(error)
     say(f"{summary.num_photos:,} photos, {summary.num_failed:,} failures, {summary.num_bytes / 1e6:.1f} MB")
     print(summary.path)  # noqa: T201, what was made is data
 
@@ -121,7 +126,7 @@ def demo(
 
     Exit code: 0 stopped, 2 wrong usage.
     """
-    from ..look.demo import launch_demo
+    from charm_hf.look.demo import launch_demo
 
     try:
         page, url = launch_demo(

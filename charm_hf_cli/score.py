@@ -1,8 +1,8 @@
-"""The `charm-hf` command. Each command parses and calls the library; heavy imports wait until a command runs."""
+"""`charm-hf score`: a table of scores. Thin: `charm_hf.scoring` does it."""
 
 from __future__ import annotations
 
-import logging
+import glob
 import os
 import sys
 from collections import Counter
@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .checkpoints import app as checkpoints
-from .pictures import app as pictures
 from .support import (
     EXIT_ALL_DONE,
     EXIT_SOME_FAILED,
+    TABLES,
     DeviceOption,
     ModelOption,
     RevisionOption,
@@ -26,32 +25,20 @@ from .support import (
     SubfolderOption,
     TrustOption,
     fail,
+    given,
+    list_names,
     say,
 )
 
 
 if TYPE_CHECKING:
-    from ..scoring import Summary
+    from charm_hf.scoring import Summary
 
 
-app = typer.Typer(
-    help="Image aesthetics: score photos, and care for the checkpoints that do.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-
-app.add_typer(checkpoints)
-app.add_typer(pictures)
+app = typer.Typer()
 
 EXIT_STOPPED = 3
 _EXIT_SIGNAL = 128
-
-
-@app.callback()
-def _root() -> None:
-    """Image aesthetics: score photos, and care for the checkpoints that do."""
 
 
 @app.command()
@@ -70,7 +57,7 @@ def score(
     subfolder: SubfolderOption = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Table (.csv, .jsonl, .parquet); stdout if not given."),
+        typer.Option("--output", "-o", metavar="FILE", help=f"Table ({list_names(TABLES)}); stdout if not given."),
     ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Throw an unfinished run into --output away.")] = False,
     distribution: Annotated[bool, typer.Option("--distribution", help="Add the predicted distribution.")] = False,
@@ -120,17 +107,18 @@ def score(
     """
     from transformers.utils.logging import disable_progress_bar
 
-    from .. import scoring
+    from charm_hf import scoring
 
     disable_progress_bar()
     skipped: Counter[str] = Counter()
     with _exit_codes(resumable=output is not None) as bar:
+        _check_patterns(paths)
         options = scoring.ScoringOptions(
             token_budget=token_budget,
             batch_size=batch_size,
             num_views=num_views,
             reduced_decoding=not full_decoding,
-            processor=_given(patch_selection=patch_selection, seed=seed),
+            processor=given(patch_selection=patch_selection, seed=seed),
             num_workers=num_workers,
         )
         processes = scoring.Processes()
@@ -151,7 +139,7 @@ def score(
             dtype=dtype,
             compile_model=compile_model,
             trust_remote_code=trust_remote_code,
-            **_given(revision=revision, subfolder=subfolder),
+            **given(revision=revision, subfolder=subfolder),
         )
         scoring.give_comments(processor, comments)
         columns = scoring.provenance_columns(loaded) if provenance else {}
@@ -171,8 +159,10 @@ def score(
     raise typer.Exit(EXIT_SOME_FAILED if summary.failed else EXIT_ALL_DONE)
 
 
-def _given(**options: Any) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
+def _check_patterns(paths: list[str]) -> None:
+    for path in paths:
+        if glob.has_magic(path) and not os.path.lexists(path) and not any(glob.iglob(path, recursive=True)):
+            raise ValueError(f"Found no images: nothing matches the pattern {path!r}.")
 
 
 class _ProgressBar:
@@ -201,7 +191,7 @@ class _ProgressBar:
 @contextmanager
 def _exit_codes(resumable: bool) -> Iterator[_ProgressBar]:
     """Turn errors into messages and exit codes: wrong usage before the first image, a stop after it."""
-    from ..scoring import ScoringInterrupted
+    from charm_hf.scoring import ScoringInterrupted
 
     bar = _ProgressBar()
     go_on = " What is scored so far is kept: the same command goes on from there." if resumable else ""
@@ -236,9 +226,3 @@ def _report_scores(summary: Summary, skipped: Counter[str]) -> None:
         say(f"Passed over {sum(skipped.values()):,} files in folders that are not named like images: {kinds}.")
     if summary.sidecars_kept:
         say(f"Left {summary.sidecars_kept:,} sidecars alone that another program wrote.")
-
-
-def main(arguments: list[str] | None = None) -> Any:
-    """Run the command line."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    return app(arguments)

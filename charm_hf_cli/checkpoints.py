@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .support import EXIT_SOME_FAILED, RevisionOption, SubfolderOption, fail, say
+from .support import DATASETS, EXIT_SOME_FAILED, RevisionOption, SubfolderOption, fail, list_names, say
 
 
 app = typer.Typer()
@@ -19,9 +19,7 @@ RepositoryArgument = Annotated[str, typer.Argument(metavar="REPO", help="owner/n
 def convert(
     checkpoint: Annotated[Path | None, typer.Argument(metavar="[PTH]", help="Released checkpoint, a pickle.")] = None,
     folder: Annotated[Path | None, typer.Argument(metavar="[OUT]", help="Folder to write.")] = None,
-    dataset: Annotated[
-        str | None, typer.Option(help="What PTH was trained on: ava, aadb, tad66k, para, baid, spaq, koniq10k.")
-    ] = None,
+    dataset: Annotated[str | None, typer.Option(help=f"What PTH was trained on: {list_names(DATASETS)}.")] = None,
     position_embeddings: Annotated[
         Path | None, typer.Option(metavar="POS.pt", help="File with the backbone's position table.")
     ] = None,
@@ -44,7 +42,7 @@ def convert(
     disable_progress_bar()
     try:
         if from_hub is not None:
-            from ..hub import convert_from_hub
+            from charm_hf.hub import convert_from_hub
 
             if checkpoint is not None:
                 raise ValueError("Give PTH or --from-hub REPO, not both; the folder to write goes into --output.")
@@ -66,7 +64,7 @@ def _one_target(folder: Path | None, output: Path | None) -> Path:
 
 
 def _convert_file(checkpoint: Path | None, folder: Path, dataset: str | None, positions: Path | None) -> str:
-    from ..legacy import convert_legacy_checkpoint
+    from charm_hf.legacy import convert_legacy_checkpoint
 
     if checkpoint is None or dataset is None or positions is None:
         raise ValueError("Missing argument: give PTH, --dataset and --position-embeddings, or --from-hub REPO.")
@@ -88,7 +86,7 @@ def push(
 
     Exit code: 0 published, 1 the Hub could not be reached or refused, 2 not fit to be published.
     """
-    from ..hub import CheckpointError, PushError, push_checkpoint
+    from charm_hf.hub import CheckpointError, PushError, push_checkpoint
 
     try:
         commit = push_checkpoint(
@@ -119,7 +117,7 @@ def pull(
 
     Exit code: 0 done, 2 there is no such thing.
     """
-    from ..hub import pull_checkpoint
+    from charm_hf.hub import pull_checkpoint
 
     try:
         print(pull_checkpoint(repo_id, folder, dataset=subfolder, revision=revision))  # noqa: T201, data

@@ -1,7 +1,0 @@
-"""`python -m charm_hf.cli`, for launchers that start modules instead of commands."""
-
-from . import main
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,48 @@
+"""The `charm-hf` command, beside the package and not in it: `import charm_hf` takes seconds, `--help` must not.
+
+Each command parses and calls the library, which it imports when it runs; one file a group of commands.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from .checkpoints import app as checkpoints
+from .light import without_registration
+from .pictures import app as pictures
+from .score import app as scoring
+
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+for group in (scoring, checkpoints, pictures):
+    app.add_typer(group)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        with without_registration():
+            from charm_hf.version import __version__
+        print(__version__)  # noqa: T201, what was asked for is data
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Image aesthetics: score photos, and care for the checkpoints that do."""
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run the command line."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    return app(arguments)
+
+
+__all__ = ["app", "main"]

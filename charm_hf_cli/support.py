@@ -1,0 +1,65 @@
+"""What the commands of `charm-hf` share: option types, exit codes, and how they speak."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+
+EXIT_ALL_DONE, EXIT_SOME_FAILED, EXIT_USAGE = 0, 1, 2
+
+# Names for the help texts, which cannot wait for the package to be imported; a test compares them with its own.
+DATASETS = ("aadb", "ava", "baid", "koniq10k", "para", "spaq", "tad66k")
+SELECTIONS = ("frequency", "gradient", "entropy", "random", "original")  # and saliency, which needs a map
+THUMBNAILS = ("embed", "link", "none")
+TABLES = (".csv", ".jsonl", ".parquet")
+
+
+def say(message: str) -> None:
+    """Write a message where it does not mix with data: to standard error."""
+    print(message, file=sys.stderr)  # noqa: T201, this is a command
+
+
+def fail(error: Exception | str, code: int = EXIT_USAGE) -> NoReturn:
+    """Say in one line what went wrong, and leave."""
+    say(f"Error: {' '.join(str(error).split())}")
+    raise typer.Exit(code) from None
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """The options that were given, which leaves those of the library at their defaults."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def list_names(names: tuple[str, ...], last: str = "or") -> str:
+    """Join names for a sentence: `a, b or c`."""
+    return f"{', '.join(names[:-1])} {last} {names[-1]}"
+
+
+def _usable_device(name: str | None) -> str | None:
+    if name is not None:
+        import torch
+
+        try:
+            torch.empty(0, device=name)
+        except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+            fail(f"--device {name} cannot be used here: {str(error).splitlines()[0]}")
+    return name
+
+
+ModelOption = Annotated[
+    str | None,
+    typer.Option("--model", "-m", metavar="DIR_OR_REPO", help="Checkpoint; the embedded demonstration if not given."),
+]
+RevisionOption = Annotated[str | None, typer.Option(help="Branch, tag or commit of a repository.")]
+SubfolderOption = Annotated[str | None, typer.Option(help="Which checkpoint of a repository, such as ava.")]
+DeviceOption = Annotated[
+    str | None, typer.Option(callback=_usable_device, help="cpu, cuda, cuda:1, mps; a GPU if there is one.")
+]
+TrustOption = Annotated[bool, typer.Option("--trust-remote-code", help="Run the code that a checkpoint brings.")]
+SelectionOption = Annotated[
+    str | None, typer.Option(help=f"How high-resolution regions are chosen: {list_names(SELECTIONS)}.")
+]
+SeedOption = Annotated[int | None, typer.Option(help="Seed of everything random.")]
