@@ -9,8 +9,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from charm_hf.look.report import THUMBNAILS
-from charm_hf.models.configuration_charm import DATASET_PRESETS
 from charm_hf.models.image_processing_charm import PATCH_SELECTIONS
+from charm_hf.models.presets_charm import DATASET_PRESETS
 from charm_hf_cli import app, support
 
 

@@ -139,7 +139,7 @@ def test_a_dataset_on_the_hub_is_scored(hub, checkpoint, expected, tmp_path, opt
     command = [
         sys.executable,
         "-m",
-        "charm_hf.cli",
+        "charm_hf_cli",
         "score",
         source,
         "--model",
