@@ -23,8 +23,8 @@ from transformers import BertConfig, BertTokenizer, CLIPVisionConfig
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from charm_hf import MmlqForAestheticScoring, MmlqProcessor
-from charm_hf.training.frozen_features import FeatureDataset, FrozenFeatures
-from charm_hf.training.loading import EpochBatchSampler, make_loader
+from charm_hf.training.batches import EpochBatchSampler, make_loader
+from charm_hf.training.feature_cache import FeatureDataset, FrozenFeatures
 from charm_hf.training.mmlq import CommentedDataset
 
 

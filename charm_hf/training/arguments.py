@@ -1,4 +1,4 @@
-"""Command lines whose flags can also stand in a YAML file, under the same names."""
+"""Command lines whose flags can also stand in a YAML file, and the flags that the training scripts share."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from transformers import SchedulerType
+
+
+SCHEDULERS = [kind.value for kind in SchedulerType if kind.value not in ("reduce_lr_on_plateau", "greedy")]
 
 
 class _Loader(yaml.SafeLoader):
@@ -29,9 +33,81 @@ def mapping(text: str) -> dict[str, Any]:
     return value
 
 
+class MergedMapping(argparse.Action):
+    """Action of a `mapping`: what the command line gives is laid over what the file gives, key by key."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        """Merge."""
+        setattr(namespace, self.dest, {**(getattr(namespace, self.dest) or {}), **values})
+
+
+MAPPING: dict[str, Any] = {"type": mapping, "action": MergedMapping, "default": {}, "metavar": "{KEY: VALUE}"}
+
+
 def size(text: str) -> float | int:
     """Type of a flag that takes a share (0.05) or a number (500)."""
     return int(text) if text.isdigit() else float(text)
+
+
+def add_data_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags that say which photos there are: of every script."""
+    add = parser.add_argument
+    add("--dataset_name", required=True, help="ava, aadb, para, tad66k, baid, spaq, koniq10k, csv, or a Hub dataset")
+    add("--data_dir", help="folder of the official download, or a table with an image folder")
+    add("--dataset_options", **MAPPING, help="further options of load_aesthetic_dataset")
+    add(
+        "--validation_size", type=size, help="share or number of training photos, where no validation part is official"
+    )
+    add("--fold", type=int, help="cross-validation: hold this fold of the split out, counted from 0")
+    add(
+        "--folds", **MAPPING, help="{number: 5, seed: 0, stratify_column: NAME} of the folds; one column is spread out"
+    )
+    add("--num_workers", "--dataloader_num_workers", type=int, default=4, help="processes that read and tokenize")
+    add("--per_device_eval_batch_size", type=int, default=16)
+    add("--mixed_precision", choices=("no", "bf16"), default="no")
+
+
+def add_training_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags that say how a model is trained and what is kept: of both training scripts."""
+    add_data_flags(parser)
+    add = parser.add_argument
+    add("--train_split", default="train", help="several are joined with a plus: train+validation")
+    add("--validation_split", default="validation", help='"none" trains without, and keeps the last epoch')
+    add("--loss", choices=("auto", "emd", "mse"), default="auto", help="auto: emd for distributions, mse for scores")
+    add("--correlation_weight", type=float, default=0.0, help="weight of 1 - PLCC of the batch, added to the loss")
+    add("--per_device_train_batch_size", type=int, default=16)
+    add("--gradient_accumulation_steps", type=int, default=1)
+    add("--learning_rate", type=float, default=1e-5)
+    add("--learning_rates", **MAPPING, help="of parts with a rate of their own: {embeddings: 1e-6, head: 1e-3}")
+    add("--weight_decay", type=float, default=0.02)
+    add("--max_grad_norm", type=float, default=1.0)
+    add("--num_train_epochs", type=int, default=30)
+    add("--lr_scheduler_type", choices=SCHEDULERS, default="cosine_with_min_lr")
+    add("--lr_scheduler_kwargs", **MAPPING, help="default for cosine_with_min_lr: {min_lr: 1e-6}")
+    add("--num_warmup_steps", type=int, default=0)
+    add("--ema_decay", type=float, help="evaluate and keep a moving average of the weights")
+    add("--seed", type=int, default=0)
+    add("--output_dir", type=Path, required=True)
+    add("--metric_for_best_model", choices=("plcc", "srcc", "last"), default="plcc", help="last: choose no epoch")
+    add("--early_stopping_patience", type=int, help="stop after so many epochs without a better one")
+    add("--checkpointing_steps", default="epoch", help='optimizer steps between checkpoints, or "epoch"')
+    add("--save_total_limit", type=int, default=2, help="number of checkpoints to keep")
+    add("--resume_from_checkpoint", help='"latest", or a checkpoint folder')
+    add("--report_to", help="track the run with tensorboard, wandb, … or all")
+    add("--push_to_hub", metavar="OWNER/NAME", help="repository for the finished model")
+
+
+def parse_training_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line of a training script; ends the program with status 2 if flags do not fit together."""
+    args = parse_arguments(parser, argv)
+    steps = args.checkpointing_steps
+    if steps != "epoch" and not (steps.isdigit() and int(steps)):
+        parser.error(f'--checkpointing_steps takes a number of steps or "epoch", got {steps!r}')
+    if unknown := sorted(set(args.learning_rates) - {"embeddings", "head"}):
+        parser.error(f"--learning_rates takes embeddings and head, got {', '.join(unknown)}")
+    return args
 
 
 def parse_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -78,7 +154,7 @@ def _read_config(parser: argparse.ArgumentParser, path: Path) -> dict[str, Any]:
 def _checked(parser: argparse.ArgumentParser, path: Path, action: argparse.Action, value: Any) -> Any:
     """Bring a value to the type that the flag gives on the command line."""
     if value is None:
-        return None
+        return {} if action.type is mapping else None
     if isinstance(action, (argparse._StoreTrueAction, argparse.BooleanOptionalAction)):
         fits = isinstance(value, bool)
     elif action.type is mapping:

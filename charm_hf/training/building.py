@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from datasets import Dataset
 from transformers import AutoConfig
 
+from charm_hf.data import LabelScale
 from charm_hf.models.configuration_charm import CharmConfig
 from charm_hf.models.image_processing_charm import CharmImageProcessor
 from charm_hf.models.modeling_charm import CharmForAestheticScoring
@@ -15,6 +17,22 @@ from charm_hf.models.modeling_charm import CharmForAestheticScoring
 
 # The ratings' quantiles that a checkpoint carries: every percent.
 NUM_QUANTILES = 101
+
+
+def build_head(train: Dataset, scale: LabelScale, distribution: bool = True) -> dict[str, Any]:
+    """Fields of a configuration that the labels decide.
+
+    Args:
+        train: the training part, whose ratings give the quantiles that the checkpoint carries.
+        scale: of its labels.
+        distribution: predict a distribution where the labels have one; otherwise, only a score.
+    """
+    return {
+        "dataset_name": scale.dataset_name,
+        "score_range": scale.score_range,
+        "score_values": scale.score_values if distribution else None,
+        "score_quantiles": score_quantiles(np.array(train["score"][:])),
+    }
 
 
 def build_model(
@@ -32,7 +50,7 @@ def build_model(
     Raises:
         ValueError: unless exactly one of `source` and `backbone` is given, or if the backbone is not supported.
     """
-    if (source is None) == (backbone is None):
+    if (source is None) == (not backbone):
         raise ValueError(
             "Give either a checkpoint to start from (`model_name_or_path`) or the configuration of a backbone with "
             f"random weights (`backbone`); got {source!r} and {backbone!r}."

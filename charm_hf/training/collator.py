@@ -1,4 +1,4 @@
-"""From tokens of single photos to a padded batch."""
+"""From single photos, as tokens or features, to a padded batch."""
 
 from __future__ import annotations
 
@@ -10,19 +10,24 @@ import torch
 import torch.nn.functional as F
 
 
-# What has one row a token, and is padded.
+# What has one row a token, and is padded: Charm's tokens,
 PADDED = ("pixel_values", "pixel_attention_mask", "scale_ids", "patch_positions")
+# and comments and features, whatever the encoders are.
+PADDED_BESIDE = (
+    *("input_ids", "attention_mask", "token_type_ids", "text_features"),
+    *("vision_features", "vision_attention_mask"),
+)
 
 
 @dataclass
 class CharmDataCollator:
-    """Pad tokenized photos to the longest of the batch and stack them, for a `DataLoader` or `transformers.Trainer`.
+    """Pad photos to the longest of the batch and stack them, for a `DataLoader` or `transformers.Trainer`.
 
-    Each feature is what [`CharmImageProcessor`] returns for one photo, with the batch dimension of 1 or without it,
-    and whatever else can become a tensor: `labels` (a score or a distribution), an index.
+    Each feature is what [`CharmImageProcessor`] or [`MmlqProcessor`] returns for one photo, with the batch dimension
+    of 1 or without it, and whatever else can become a tensor: `labels` (a score or a distribution), an index.
 
     Attributes:
-        pad_to: pad to this number of tokens, at least; equal shapes for compilers. `None` pads to the longest.
+        pad_to: pad Charm's tokens to this number, at least; equal shapes for compilers. `None` pads to the longest.
 
     >>> collate = CharmDataCollator()
     >>> batch = collate([{**processor(photo), "labels": 0.5} for photo in photos])  # doctest: +SKIP
@@ -33,19 +38,25 @@ class CharmDataCollator:
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """Return `pixel_values` (B, L, C·P·P), `pixel_attention_mask` (B, L), … and every other key stacked."""
         rows = [_single(feature) for feature in features]
-        length = max(self.pad_to or 0, *(len(row["pixel_values"]) for row in rows))
+        # The pixels of other vision encoders have one shape, and are stacked as they are.
+        tokens = PADDED if "scale_ids" in rows[0] else ()
         batch = {}
         for name in rows[0]:
             values = [row[name] for row in rows]
-            batch[name] = torch.stack([_pad(value, length) for value in values] if name in PADDED else values)
+            if name in (*tokens, *PADDED_BESIDE):
+                length = max(self.pad_to or 0 if name in tokens else 0, *map(len, values))
+                values = [_pad(value, length) for value in values]
+            batch[name] = torch.stack(values)
         return batch
 
 
 def _single(feature: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    tensors = {name: _as_tensor(value) for name, value in feature.items() if value is not None}
-    batched = tensors["pixel_values"].ndim == 3
-    own = (*PADDED, "spatial_shapes")
-    row = {name: value[0] if batched and name in own else value for name, value in tensors.items()}
+    row = {name: _as_tensor(value) for name, value in feature.items() if value is not None}
+    if "scale_ids" not in row:
+        return row
+    if row["scale_ids"].ndim == 2:
+        own = (*PADDED, *PADDED_BESIDE, "spatial_shapes")
+        row = {name: value[0] if name in own else value for name, value in row.items()}
     row.setdefault("pixel_attention_mask", torch.ones_like(row["scale_ids"]))
     return row
 

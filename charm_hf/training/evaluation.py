@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from datasets import Dataset
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -18,21 +19,35 @@ from charm_hf.models.modeling_charm import CharmForAestheticScoring
 from charm_hf.models.scores_charm import denormalize_scores
 
 
+# What stands in a batch beside the model's inputs.
+_LABELS = ("index", "scores", "labels", "attribute_targets")
+
+
 @dataclass
 class Predictions:
     """What a model says about the photos of a dataset, in the dataset's order.
 
     Attributes:
+        config: of the model.
         normalized_scores: (N,) in [0, 1].
         distributions: (N, K) probabilities of the model's bins; `None` for a regression head.
     """
 
+    config: Any
     normalized_scores: np.ndarray
     distributions: np.ndarray | None = None
 
-    def scores(self, score_range: tuple[float, float]) -> np.ndarray:
-        """Scores (N,) in the units of a range, which may be another than the model was trained on."""
-        return denormalize_scores(self.normalized_scores, score_range)
+    def scores(self, scale: LabelScale) -> np.ndarray:
+        """Scores (N,) in the units of a dataset, which may be another than the model was trained on.
+
+        Raises:
+            ValueError: if the dataset's range is not known.
+        """
+        if scale.score_range is None:
+            raise ValueError(
+                f"The score range of {scale.dataset_name} is not known: give `score_range` to the dataset."
+            )
+        return denormalize_scores(self.normalized_scores, scale.score_range)
 
 
 def predict(
@@ -48,54 +63,29 @@ def predict(
     """
     training = model.training
     model.eval()
-    columns: dict[str, list[torch.Tensor]] = {"index": [], "normalized_scores": [], "distribution": []}
+    rows: list[tuple[int, float, list[float] | None]] = []
     for batch in tqdm(loader, description, leave=False, disable=not accelerator.is_local_main_process):
-        batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
-        inputs = {name: value for name, value in batch.items() if name not in NOT_FOR_THE_MODEL}
+        inputs = {name: value.to(accelerator.device) for name, value in batch.items() if name not in _LABELS}
         with torch.inference_mode(), accelerator.autocast():
             outputs = model(**inputs)
-        columns["index"].append(batch["index"])
-        columns["normalized_scores"].append(outputs.normalized_scores)
-        if outputs.distribution is not None:
-            columns["distribution"].append(outputs.distribution)
+        scores = outputs.normalized_scores.tolist()
+        distributions = [None] * len(scores) if outputs.distribution is None else outputs.distribution.tolist()
+        rows += zip(batch["index"].tolist(), scores, distributions, strict=True)
     model.train(training)
-    index = _gather(columns["index"], (0,), torch.int64, accelerator)
-    order = index.argsort()[(index == -1).sum() :]  # -1 marks what made the processes' shares equally long
-    scores = _gather(columns["normalized_scores"], (0,), torch.float32, accelerator)[order]
-    distributions = None
-    if model.config.score_values is not None:
-        empty = (0, len(model.config.score_values))
-        distributions = _gather(columns["distribution"], empty, torch.float32, accelerator)[order]
-    return Predictions(
-        scores.double().cpu().numpy(), None if distributions is None else distributions.double().cpu().numpy()
-    )
-
-
-NOT_FOR_THE_MODEL = ("index", "scores", "labels", "attribute_targets")
-
-
-def _gather(
-    batches: list[torch.Tensor], empty: tuple[int, ...], dtype: torch.dtype, accelerator: Accelerator
-) -> torch.Tensor:
-    own = torch.cat([torch.empty(empty, dtype=dtype, device=accelerator.device), *batches])
-    return accelerator.gather(accelerator.pad_across_processes(own, dim=0, pad_index=-1))
+    _, scores, distributions = zip(*sorted(gather_object(rows)), strict=True)
+    return Predictions(model.config, np.array(scores), None if distributions[0] is None else np.array(distributions))
 
 
 def references_of(
-    predictions: Predictions, dataset: Dataset, scale: LabelScale, model_values: list[float] | None
+    predictions: Predictions, dataset: Dataset, scale: LabelScale
 ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     """What the metrics compare: predictions, references, and options of `compute_aesthetic_metrics`.
 
     Distributions are compared where both sides have them over the same bins, otherwise scores in the dataset's units.
-
-    Raises:
-        ValueError: if the dataset's range is not known.
     """
-    if scale.score_range is None:
-        raise ValueError(f"The score range of {scale.dataset_name} is not known: give `score_range` to the dataset.")
-    scores = predictions.scores(scale.score_range)
+    scores = predictions.scores(scale)
     options: dict[str, Any] = {"accuracy_threshold": dataset_accuracy_threshold(scale.dataset_name, scale.score_range)}
-    same_bins = scale.score_values is not None and list(scale.score_values) == model_values
+    same_bins = scale.score_values is not None and list(scale.score_values) == predictions.config.score_values
     if predictions.distributions is None or "distribution" not in dataset.column_names or not same_bins:
         return scores, np.array(dataset["score"][:]), options
     return (
@@ -105,16 +95,27 @@ def references_of(
     )
 
 
-def evaluate_predictions(
-    predictions: Predictions, dataset: Dataset, scale: LabelScale, model_values: list[float] | None
+def measure(
+    model: CharmForAestheticScoring,
+    loader: DataLoader,
+    accelerator: Accelerator,
+    dataset: Dataset,
+    scale: LabelScale,
+    label: str,
 ) -> dict[str, float]:
-    """All metrics of predictions for a dataset, in the dataset's own units.
+    """All metrics of a model on a dataset, in the dataset's own units, and `eval_loss`.
 
     Args:
-        predictions: one a photo, in the dataset's order.
+        model, loader, accelerator: as for `predict`.
         dataset: with `score` and perhaps `distribution`.
         scale: of its labels.
-        model_values: bins of the model, `config.score_values`.
+        label: the column that the model is trained on: the loss is EMD for `"distribution"`, else the squared error
+            of normalized scores.
     """
-    predicted, rated, options = references_of(predictions, dataset, scale, model_values)
-    return compute_aesthetic_metrics(predicted, rated, **options)
+    predicted, rated, options = references_of(predict(model, loader, accelerator), dataset, scale)
+    metrics = compute_aesthetic_metrics(predicted, rated, **options)
+    low, high = scale.score_range  # type: ignore[misc]
+    return {
+        "eval_loss": metrics["emd_r2"] if label == "distribution" else metrics["mse"] / (high - low) ** 2,
+        **metrics,
+    }

@@ -3,33 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from PIL import Image
-from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoConfig
 
 from charm_hf.models.configuration_mmlq import MmlqConfig
 from charm_hf.models.modeling_mmlq import MmlqForAestheticScoring
 from charm_hf.models.processing_mmlq import MmlqProcessor
-from charm_hf.training.collator import PADDED
-from charm_hf.training.loading import TokenizedDataset, derive_seed
-
-
-# What has one row a token whatever the encoders are; of the rest, only Charm's tokens have.
-_PADDED = (
-    *("input_ids", "attention_mask", "token_type_ids", "text_features"),
-    *("vision_features", "vision_attention_mask"),
-)
-
-
-def is_mmlq(source: str | None, text_encoder: str | None) -> bool:
-    """Whether a run trains queries: it names a text encoder, or starts from such a checkpoint."""
-    if text_encoder is not None:
-        return True
-    return source is not None and AutoConfig.from_pretrained(source).model_type == MmlqConfig.model_type
+from charm_hf.training.batches import TokenizedDataset, derive_seed
 
 
 def build_mmlq(
@@ -80,25 +62,6 @@ def choose_comments(comments: Sequence[str], limit: int | None, seed: int) -> li
     return [comments[index] for index in sorted(order[:limit].tolist())]
 
 
-@dataclass
-class MmlqDataCollator:
-    """Stack photos with comments, or their features; whatever has a length is padded to the longest of the batch."""
-
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        """Return the model's inputs, `labels`, `scores` and `index`, each with a batch dimension."""
-        padded = (*_PADDED, *(PADDED if "scale_ids" in rows[0] else ()))
-        batch = {}
-        for name in rows[0]:
-            values = [_as_tensor(row[name]) for row in rows]
-            batch[name] = pad_sequence(values, batch_first=True) if name in padded else torch.stack(values)
-        return batch
-
-
-def _as_tensor(value: Any) -> torch.Tensor:
-    tensor = torch.as_tensor(value)
-    return tensor.float() if tensor.dtype == torch.float64 else tensor
-
-
 class CommentedDataset(TokenizedDataset):
     """Photos of a dataset with their comments (column `comments`; without one, no photo has any).
 
@@ -106,8 +69,6 @@ class CommentedDataset(TokenizedDataset):
         dataset, processor, label, augmentation, processor_kwargs, seed: as for [`TokenizedDataset`].
         max_comments: show at most so many comments a photo; 0 none, `None` all.
     """
-
-    collator = MmlqDataCollator()
 
     def __init__(self, *args: Any, max_comments: int | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

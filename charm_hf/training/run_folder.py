@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import shlex
 import shutil
 import sys
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,19 +21,43 @@ import transformers
 from datasets import Dataset
 
 from charm_hf.data import split_hash
-from charm_hf.files import remove_leftovers, replaced_file, write_json
-from charm_hf.training.processes import lock_folder
+from charm_hf.files import Lock, remove_leftovers, replaced_file, write_json
 
 
 RUN_NAME = "run.json"
+LOCK_NAME = ".lock"
+# How long to wait for another process to end, such as one whose launcher was killed just now, or the data workers that
+# it leaves for some seconds.
+_PATIENCE = 6.0
 # Flags that may be others when a run goes on: none of them has a say in the weights.
 _FREE_FLAGS = (
     *("config", "data_dir", "output_dir", "resume_from_checkpoint", "num_workers", "per_device_eval_batch_size"),
-    *("checkpointing_steps", "save_total_limit", "with_tracking", "report_to", "push_to_hub", "hub_model_id"),
+    *("checkpointing_steps", "save_total_limit", "report_to", "push_to_hub"),
 )
+_LAUNCHER_VARIABLES = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")
+_held: dict[Path, Lock] = {}
+
+
+def exit_with_launcher(poll_seconds: float = 0.5) -> None:
+    """End this process soon after `accelerate launch` or `torchrun`, which started it, is gone.
+
+    A launcher that is killed leaves its processes behind. They would go on writing into a folder that the next run
+    resumes from.
+    """
+    if not any(name in os.environ for name in _LAUNCHER_VARIABLES):
+        return
+    launcher = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == launcher:
+            time.sleep(poll_seconds)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="exit-with-launcher").start()
 
 
 def describe_run(
+    script: str,
     args: argparse.Namespace,
     argv: Sequence[str] | None,
     splits: Mapping[str, Dataset | None],
@@ -39,6 +66,7 @@ def describe_run(
     """What somebody needs to repeat a run: command, flags, hashes of the splits, versions.
 
     Args:
+        script: the file that runs.
         args: the parsed flags.
         argv: the command line; `sys.argv[1:]` if not given.
         splits: name -> part of the dataset, or `None` for one that is not used.
@@ -47,7 +75,7 @@ def describe_run(
     flags = sys.argv[1:] if argv is None else argv
     launch = "accelerate launch" + (f" --num_processes {num_processes}" if num_processes > 1 else "")
     return {
-        "command": f"{launch} examples/train.py {shlex.join(flags)}",
+        "command": f"{launch} examples/{Path(script).name} {shlex.join(flags)}",
         "flags": {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()},
         "splits": {
             name: {"images": len(part), "sha256": split_hash(part["image_id"][:])}
@@ -81,12 +109,21 @@ def claim_output_dir(output_dir: Path, run: Mapping[str, Any], resume: bool) -> 
             "or delete it."
         )
     output_dir.mkdir(parents=True, exist_ok=True)
-    lock_folder(output_dir)
+    _lock(output_dir.resolve())
     remove_leftovers(output_dir)
     if path.exists():
         _require_same(json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(run)), output_dir)
         return
     write_json(path, run)
+
+
+def _lock(folder: Path) -> None:
+    """Keep a folder for this process as long as it lives."""
+    if folder not in _held:
+        try:
+            _held[folder] = Lock(folder / LOCK_NAME).acquire(_PATIENCE)
+        except BlockingIOError as error:
+            raise RuntimeError(f"Another process is training into {folder}: wait for it, or end it first.") from error
 
 
 def _require_same(old: dict[str, Any], new: dict[str, Any], output_dir: Path) -> None:

@@ -4,8 +4,8 @@
 
 `--data-dir` holds `images/` and `ratings.csv` (columns `image`, `category`, `mean`). Prints one JSON object: for each
 baseline SRCC, PLCC, MSE and MAE, each as the mean and the standard deviation over folds and over seeds of the folds
-(see `folds.py` for their rule). Everything fitted, the scaling of the features and the strength of the ridge included,
-is fitted inside the training folds.
+(see `charm_hf/training/partition.py` for their rule). Everything fitted, the scaling of the features and the strength
+of the ridge included, is fitted inside the training folds.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from charm_hf.training.folds import assign_folds
+from charm_hf.training.partition import assign_folds
 
 
 LONGEST_EDGE = 250

@@ -27,10 +27,10 @@ from transformers import get_cosine_schedule_with_warmup, set_seed
 from charm_hf.models.image_processing_charm import CharmImageProcessor
 from charm_hf.training.arguments import mapping, parse_arguments
 from charm_hf.training.augmentation import TrainingAugmentation
+from charm_hf.training.batches import EpochBatchSampler, derive_seed, make_loader
 from charm_hf.training.building import build_model, build_processor
-from charm_hf.training.loading import EpochBatchSampler, derive_seed, make_loader
-from charm_hf.training.parameter_groups import build_parameter_groups
-from charm_hf.training.splits import hold_out_fold, load_clean_split, require_scale
+from charm_hf.training.optimization import build_parameter_groups
+from charm_hf.training.partition import hold_out_fold, load_clean_split, require_scale
 from studies.charm_tiny.photo_statistics import PhotoStatistics, StatisticsHead
 
 

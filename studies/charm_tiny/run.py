@@ -47,7 +47,12 @@ def train(args: argparse.Namespace, folder: Path, seed: int, fold: int | None) -
 def evaluate(args: argparse.Namespace, checkpoint: Path, fold: int) -> dict[str, float]:
     """Metrics on the fold that was held out."""
     flags = ["--dataset_name", "csv", "--data_dir", args.data_dir, "--split", "train+validation", "--fold", fold]
-    flags += ["--dataset_options", "{score_range: [1, 7], extra_columns: [category]}", "--stratify_column", "category"]
+    flags += [
+        "--dataset_options",
+        "{score_range: [1, 7], extra_columns: [category]}",
+        "--folds",
+        "{stratify_column: category}",
+    ]
     output = checkpoint.parent / "evaluation"
     run_script("evaluate_model", *flags, "--model_name_or_path", checkpoint, "--output_dir", output)
     found = json.loads((output / "metrics.json").read_text(encoding="utf-8"))["metrics"]

@@ -29,8 +29,8 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 from charm_hf import MmlqForAestheticScoring, MmlqProcessor
 from charm_hf.metrics import plcc, srcc
 from charm_hf.training.augmentation import TrainingAugmentation
-from charm_hf.training.frozen_features import FeatureDataset, FrozenFeatures
-from charm_hf.training.mmlq import MmlqDataCollator
+from charm_hf.training.collator import CharmDataCollator
+from charm_hf.training.feature_cache import FeatureDataset, FrozenFeatures
 from studies.mmlq.grammar import WORDS, Grammar, is_informative, known_answer
 from studies.tokenization.oasis import OasisData, read_ratings
 
@@ -155,7 +155,7 @@ class Batches:
 
     def __init__(self, sets: Dataset, features: FrozenFeatures, processor: MmlqProcessor, tokens: bool) -> None:
         items = FeatureDataset(sets, features, "distribution")
-        self.tensors = MmlqDataCollator()([items[0, index] for index in range(len(sets))])
+        self.tensors = CharmDataCollator()([items[0, index] for index in range(len(sets))])
         encoded = processor.tokenize_comments(sets["comments"])
         self.words = [processor.tokenizer.convert_ids_to_tokens(row.tolist()) for row in encoded["input_ids"]]
         if tokens:

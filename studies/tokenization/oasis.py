@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from charm_hf.training.folds import assign_folds
+from charm_hf.training.partition import assign_folds
 
 
 OASIS_ARMS = ("charm-recipe", "squash", "centre-crop", "kept-aspect")

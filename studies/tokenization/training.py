@@ -14,7 +14,7 @@ from transformers import ViTConfig
 
 from charm_hf import CharmForAestheticScoring
 from charm_hf.metrics import plcc, srcc
-from charm_hf.training.parameter_groups import build_parameter_groups
+from charm_hf.training.optimization import build_parameter_groups
 from studies.tokenization.faults import FAULTS, Fault
 from studies.tokenization.token_cache import TokenCache
 

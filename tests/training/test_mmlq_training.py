@@ -24,8 +24,7 @@ from transformers import AutoModel, AutoProcessor, BertModel, CLIPVisionModel
 
 from charm_hf import CharmForAestheticScoring, MmlqForAestheticScoring, load_aesthetic_dataset
 from charm_hf.models.checkpoint_charm import digest_weights
-from charm_hf.training.feature_store import FeatureStore
-from charm_hf.training.frozen_features import FrozenFeatures
+from charm_hf.training.feature_cache import FeatureStore, FrozenFeatures
 from charm_hf.training.mmlq import CommentedDataset, choose_comments
 
 
@@ -69,7 +68,7 @@ def cache_flags(folder):
 def finished(ava, encoders, tmp_path_factory):
     """A run that sees the photos."""
     output = tmp_path_factory.mktemp("finished") / "run"
-    run_in_process("train", *flags(ava, encoders, output))
+    run_in_process("train_mmlq", *flags(ava, encoders, output))
     return output
 
 
@@ -77,7 +76,7 @@ def finished(ava, encoders, tmp_path_factory):
 def cached(ava, encoders, tmp_path_factory):
     """The same run on features that were computed beforehand."""
     output = tmp_path_factory.mktemp("cached") / "run"
-    run_in_process("train", *flags(ava, encoders, output, *cache_flags(output.parent / "features")))
+    run_in_process("train_mmlq", *flags(ava, encoders, output, *cache_flags(output.parent / "features")))
     return output
 
 
@@ -135,14 +134,14 @@ def test_a_run_on_features_that_was_stopped_goes_on_to_the_same_weights(ava, enc
     run["flags"]["feature_cache"] = str(tmp_path / "features")
     (tmp_path / "run" / "run.json").write_text(json.dumps(run))
     more = [*cache_flags(tmp_path / "features"), "--resume_from_checkpoint", "latest"]
-    run_in_process("train", *flags(ava, encoders, tmp_path / "run", *more))
+    run_in_process("train_mmlq", *flags(ava, encoders, tmp_path / "run", *more))
     assert same_weights(cached, tmp_path / "run")
 
 
 def test_an_epoch_on_features_reads_no_photo(ava, encoders, cached, tmp_path, monkeypatch):
     monkeypatch.setattr("charm_hf.models.processing_mmlq.MmlqProcessor.__call__", None)
     monkeypatch.setattr("charm_hf.models.modeling_mmlq.MmlqModel.encode_images", None)
-    run_in_process("train", *flags(ava, encoders, tmp_path / "run", *cache_flags(cached.parent / "features")))
+    run_in_process("train_mmlq", *flags(ava, encoders, tmp_path / "run", *cache_flags(cached.parent / "features")))
     assert same_weights(cached, tmp_path / "run")
 
 
@@ -152,14 +151,15 @@ def test_features_of_another_encoder_are_refused(ava, encoders, cached, tmp_path
     CLIPVisionModel(tiny_vision_config()).save_pretrained(tmp_path / "encoders" / "clip")
     more = cache_flags(cached.parent / "features")
     with pytest.raises(ValueError, match="made in another way \\(encoder"):
-        run_in_process("train", *flags(ava, tmp_path / "encoders", tmp_path / "run", *more))
+        run_in_process("train_mmlq", *flags(ava, tmp_path / "encoders", tmp_path / "run", *more))
 
 
 def test_charm_is_the_eyes_of_a_run(ava, encoders, tmp_path):
-    more = [*cache_flags(tmp_path / "features"), "--train_patch_selection", "frequency"]
-    run_in_process("train", *flags(ava, encoders, tmp_path / "cached", *more, vision="charm"))
+    more = [*cache_flags(tmp_path / "features"), "--train_processor", "{patch_selection: frequency}"]
+    run_in_process("train_mmlq", *flags(ava, encoders, tmp_path / "cached", *more, vision="charm"))
     run_in_process(
-        "train", *flags(ava, encoders, tmp_path / "run", "--train_patch_selection", "frequency", vision="charm")
+        "train_mmlq",
+        *flags(ava, encoders, tmp_path / "run", "--train_processor", "{patch_selection: frequency}", vision="charm"),
     )
     expected, found = (read_json(tmp_path / name / "history.json")[-1] for name in ("run", "cached"))
     assert found["train_loss"] == pytest.approx(expected["train_loss"], abs=1e-4)
@@ -171,7 +171,7 @@ def test_a_checkpoint_is_trained_further(ava, finished, tmp_path):
     at = given.index("--text_encoder")
     del given[at : at + 2]
     given[given.index("--model_name_or_path") + 1] = finished
-    run_in_process("train", *given)
+    run_in_process("train_mmlq", *given)
     assert (
         read_json(tmp_path / "run" / "history.json")[0]["train_loss"]
         < read_json(finished / "history.json")[0]["train_loss"]
@@ -181,12 +181,12 @@ def test_a_checkpoint_is_trained_further(ava, finished, tmp_path):
 def test_rotations_and_a_cache_of_features_exclude_each_other(ava, encoders, tmp_path, capsys):
     given = flags(ava, encoders, tmp_path / "run", *cache_flags(tmp_path / "features"), "--rotation", "0.5")
     with pytest.raises(SystemExit):
-        run_in_process("train", *given)
+        run_in_process("train_mmlq", *given)
     assert "--rotation 0" in capsys.readouterr().err
 
 
 def test_the_recipe_for_ava_is_a_valid_command_line():
-    args = load_script("train").parse_args(
+    args = load_script("train_mmlq").parse_args(
         ["--config", str(EXAMPLES / "configs" / "mmlq_ava.yaml"), "--output_dir", "runs/mmlq_ava"]
     )
     assert (args.dataset_name, args.dataset_options) == ("ava", {"comments": True})
@@ -197,12 +197,12 @@ def test_the_recipe_for_ava_is_a_valid_command_line():
 def test_two_processes_share_the_features_and_train_as_one_with_twice_the_batch(ava, encoders, tmp_path):
     still = {**TINY, "encoders_in_checkpoint": False, "hidden_dropout_prob": 0.0, "comment_dropout": 0.0}
     more = ["--mmlq", json.dumps(still), "--validation_size", "2"]
-    launch = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", EXAMPLES / "train.py")
+    launch = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", EXAMPLES / "train_mmlq.py")
     cache = cache_flags(tmp_path / "features")
     finish_process(start_process(*launch, *flags(ava, encoders, tmp_path / "two", *more, *cache)))
-    assert len(list((tmp_path / "features" / "visual").glob("shard-*.npy"))) == 4  # two parts, two processes
+    assert len(list((tmp_path / "features" / "visual").glob("shard-*"))) == 4  # two parts, two processes
     single = [*more, "--per_device_train_batch_size", "8"]
-    run_in_process("train", *flags(ava, encoders, tmp_path / "one", *single))
+    run_in_process("train_mmlq", *flags(ava, encoders, tmp_path / "one", *single))
     first, second = (read_json(tmp_path / name / "history.json") for name in ("one", "two"))
     for key in ("train_loss", "eval_loss", "eval_loss_no_comments"):
         assert [record[key] for record in first] == pytest.approx([record[key] for record in second], abs=1e-4)
@@ -228,9 +228,9 @@ def test_a_store_gives_back_what_was_put_in_after_it_is_opened_again(tmp_path):
     generator = np.random.default_rng(0)
     features = {str(index): generator.normal(size=(index + 1, 4)).astype(np.float32) for index in range(5)}
     store = FeatureStore(tmp_path / "store", {"encoder": "a"}, "float32")
-    store.append(["0", "1", "2"], [features[name] for name in "012"])
+    store.append({name: features[name] for name in "012"})
     other = FeatureStore(tmp_path / "store", {"encoder": "a"}, "float32")
-    store.append(["3", "4"], [features[name] for name in "34"])
+    store.append({name: features[name] for name in "34"})
     assert "3" not in other
     other.refresh()
     for opened in (store, other, pickle.loads(pickle.dumps(other))):
@@ -246,17 +246,18 @@ def test_half_precision_halves_the_store(tmp_path):
     sizes = {}
     for dtype in ("float32", "float16"):
         store = FeatureStore(tmp_path / dtype, {}, dtype)
-        store.append(["a"], [rows])
+        store.append({"a": rows})
         assert np.allclose(store["a"], rows, atol=2e-3)
         sizes[dtype] = store.num_bytes()
     assert sizes["float16"] == pytest.approx(sizes["float32"] / 2, rel=0.02)
 
 
-def test_what_a_process_that_died_left_behind_is_not_read(tmp_path):
+def test_what_a_process_that_died_left_behind_is_not_read(tmp_path, monkeypatch):
     store = FeatureStore(tmp_path / "store", {})
-    store.append(["a"], [np.ones((2, 3))])
-    (index,) = (tmp_path / "store").glob("shard-*.json")
-    index.unlink()
+    monkeypatch.setattr("charm_hf.files.os.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        store.append({"a": np.ones((2, 3))})
+    monkeypatch.undo()
     assert len(FeatureStore(tmp_path / "store", {})) == 0
 
 

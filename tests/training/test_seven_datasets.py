@@ -116,7 +116,8 @@ def test_aadb_trains_with_its_attributes(backbone, tmp_path):
 
 @pytest.mark.parametrize("path", sorted((EXAMPLES / "configs").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_config_is_understood_and_the_command_line_wins(path):
-    args = load_script("train").parse_args(["--config", str(path), "--output_dir", "x", "--learning_rate", "3"])
+    script = "train_mmlq" if path.stem.startswith("mmlq") else "train"
+    args = load_script(script).parse_args(["--config", str(path), "--output_dir", "x", "--learning_rate", "3"])
     assert args.learning_rate == 3
     given = yaml.safe_load(path.read_text("utf-8"))
     assert args.per_device_train_batch_size == given["per_device_train_batch_size"]
@@ -130,7 +131,7 @@ def test_the_config_of_a_published_dataset_is_the_published_recipe(dataset):
     assert (args.learning_rate, args.weight_decay, args.max_grad_norm) == (1e-5, 0.02, 1.0)
     assert (args.per_device_train_batch_size, args.num_train_epochs, args.classifier_dropout) == (16, 30, 0.1)
     assert (args.lr_scheduler_type, args.lr_scheduler_kwargs) == ("cosine_with_min_lr", {"min_lr": 1e-6})
-    assert (args.train_patch_selection, args.flip, args.rotation) == ("random", 0.5, 0.5)
+    assert (args.train_processor, args.augmentation) == ({"patch_selection": "random"}, {"flip": 0.5, "rotation": 0.5})
     assert (args.loss, args.metric_for_best_model) == ("auto", "plcc")
 
 
@@ -173,8 +174,8 @@ def test_two_processes_count_each_photo_once(checkpoint, photo_table, tmp_path):
         "3",
         "--fold",
         "0",
-        "--num_folds",
-        "3",
+        "--folds",
+        "{number: 3}",
     ]
     launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     finish_process(start_process(*launch, EXAMPLES / "evaluate_model.py", *common, "--output_dir", tmp_path / "two"))

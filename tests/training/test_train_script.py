@@ -25,7 +25,9 @@ from script_runs import (
 )
 
 from charm_hf import CharmForAestheticScoring, CharmImageProcessor
-from charm_hf.training import checkpointing
+from charm_hf.training import loop
+from charm_hf.training.partition import load_training_parts
+from charm_hf.training.run_state import find_state, saved_states
 
 
 def flags_for(table, output, *more):
@@ -92,14 +94,14 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(finished, photo_table, t
     flags = flags_for(
         photo_table, tmp_path / "run", "--ema_decay", "0.9", "--mixout", "0.2", "--checkpointing_steps", "1"
     )
-    real_save = checkpointing.save_checkpoint
+    real_save = loop.save_state
 
     def save_and_stop(output_dir, accelerator, parts, progress, keep=None):
         real_save(output_dir, accelerator, parts, progress, keep)
         if progress.step == step:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpointing, "save_checkpoint", save_and_stop)
+    monkeypatch.setattr(loop, "save_state", save_and_stop)
     with pytest.raises(KeyboardInterrupt):
         run_in_process("train", *flags)
     monkeypatch.undo()
@@ -112,7 +114,7 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(finished, photo_table, t
 
 def test_a_checkpoint_that_was_being_written_is_never_taken(finished, photo_table, tmp_path):
     shutil.copytree(finished, tmp_path / "run")
-    newest = checkpointing.checkpoints(tmp_path / "run")[-1]
+    newest = saved_states(tmp_path / "run")[-1]
     half = tmp_path / "run" / ".tmp-checkpoint-99999999"
     shutil.copytree(newest, half)
     (half / "model.safetensors").write_bytes(b"half")
@@ -121,7 +123,7 @@ def test_a_checkpoint_that_was_being_written_is_never_taken(finished, photo_tabl
         broken = tmp_path / "run" / f"checkpoint-{step}"
         shutil.copytree(newest, broken)
         (broken / name).write_bytes((newest / name).read_bytes()[:-100])
-    assert checkpointing.find_checkpoint("latest", tmp_path / "run") == newest
+    assert find_state("latest", tmp_path / "run") == newest
 
 
 def test_a_finished_run_that_is_resumed_stays_as_it_is(finished, photo_table, tmp_path):
@@ -252,12 +254,12 @@ def test_early_stopping_waits_as_long_as_it_was_told(photo_table, tmp_path, monk
 def test_cross_validation_holds_out_every_photo_once(photo_table, tmp_path):
     module = load_script("train")
     held_out = []
-    options = ("--train_split", "train+validation", "--num_folds", "3", "--stratify_column", "kind")
+    options = ("--train_split", "train+validation", "--folds", "{number: 3, stratify_column: kind}")
     for fold in range(3):
         flags = flags_for(
             photo_table, tmp_path, *options, "--fold", fold, "--dataset_options", "{extra_columns: [kind]}"
         )
-        train, validation, _ = module.load_splits(module.parse_args([str(flag) for flag in flags]))
+        train, validation, _ = load_training_parts(module.parse_args([str(flag) for flag in flags]))
         assert not set(train["image_id"]) & set(validation["image_id"])
         assert list(validation["kind"]).count("a") == 4
         held_out += validation["image_id"]
@@ -295,13 +297,13 @@ def test_a_frozen_backbone_stays_as_it_was(finished, photo_table, tmp_path):
 
 
 def test_tracking_logs_the_run_for_tensorboard(photo_table, tmp_path):
-    options = ("--with_tracking", "--num_train_epochs", "1")
+    options = ("--report_to", "tensorboard", "--num_train_epochs", "1")
     run_in_process("train", *flags_for(photo_table, tmp_path / "run", *options))
     assert list((tmp_path / "run" / "logs").rglob("events.out.tfevents.*"))
 
 
 def test_a_finished_run_is_pushed_without_its_states(photo_table, tmp_path, hub, unchecked):
-    options = ("--push_to_hub", "--hub_model_id", "alice/mine", "--num_train_epochs", "1")
+    options = ("--push_to_hub", "alice/mine", "--num_train_epochs", "1")
     run_in_process("train", *flags_for(photo_table, tmp_path / "run", *options))
     api = HfApi()
     files = set(api.list_repo_files("alice/mine"))

@@ -6,7 +6,7 @@ import torch
 from charm_hf import CharmImageProcessor, load_aesthetic_dataset
 from charm_hf.training import CharmDataCollator
 from charm_hf.training.augmentation import TrainingAugmentation
-from charm_hf.training.loading import (
+from charm_hf.training.batches import (
     EpochBatchSampler,
     TokenizedDataset,
     WaitClock,

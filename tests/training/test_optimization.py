@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from charm_hf.training.parameter_groups import build_parameter_groups
+from charm_hf.training.optimization import build_parameter_groups
 
 
 class SmallCharm(nn.Module):
@@ -38,7 +38,7 @@ def test_every_parameter_is_in_exactly_one_group(model):
 
 
 def test_each_part_has_its_own_learning_rate(model):
-    groups = build_parameter_groups(model, 1e-5, 0.02, embeddings_learning_rate=1e-6, head_learning_rate=1e-3)
+    groups = build_parameter_groups(model, 1e-5, 0.02, embeddings=1e-6, head=1e-3)
     rates = {group["name"].split("/")[0]: group["lr"] for group in groups}
     assert rates == {"embeddings": 1e-6, "encoder": 1e-5, "head": 1e-3}
 
@@ -67,5 +67,5 @@ def test_a_model_with_nothing_to_train_is_an_error():
 
 
 def test_the_optimizer_takes_the_groups(model):
-    optimizer = torch.optim.AdamW(build_parameter_groups(model, 1e-3, 0.05, head_learning_rate=1e-2))
+    optimizer = torch.optim.AdamW(build_parameter_groups(model, 1e-3, 0.05, head=1e-2))
     assert {group["lr"] for group in optimizer.param_groups} == {1e-3, 1e-2}

@@ -6,16 +6,16 @@ from accelerate import Accelerator
 from torch import nn
 
 from charm_hf import files
-from charm_hf.training import checkpointing
-from charm_hf.training.checkpointing import (
+from charm_hf.training.optimization import make_ema
+from charm_hf.training.run_state import (
     Progress,
     TrainingParts,
-    checkpoints,
-    find_checkpoint,
-    load_checkpoint,
-    save_checkpoint,
+    find_state,
+    flatten_optimizer,
+    load_state,
+    save_state,
+    saved_states,
 )
-from charm_hf.training.ema import make_ema
 
 
 def make_parts(seed=0):
@@ -40,10 +40,10 @@ def test_what_is_loaded_goes_on_exactly_as_what_was_saved(tmp_path):
     accelerator = Accelerator(cpu=True)
     parts = make_parts()
     train(parts, 3)
-    save_checkpoint(tmp_path, accelerator, parts, Progress(1, 2, 3, 0.1 + 0.2, [{"epoch": 1, "plcc": 1 / 3}]))
+    save_state(tmp_path, accelerator, parts, Progress(1, 2, 3, 0.1 + 0.2, [{"epoch": 1, "plcc": 1 / 3}]))
     train(parts, 4)
     other = make_parts(seed=9)
-    progress = load_checkpoint(checkpoints(tmp_path)[-1], accelerator, other)
+    progress = load_state(saved_states(tmp_path)[-1], accelerator, other)
     assert progress == Progress(1, 2, 3, 0.1 + 0.2, [{"epoch": 1, "plcc": 1 / 3}])
     train(other, 4)
     for name in ("model", "ema"):
@@ -55,12 +55,12 @@ def test_what_is_loaded_goes_on_exactly_as_what_was_saved(tmp_path):
 def test_a_checkpoint_holds_no_pickle_and_names_its_tensors(tmp_path):
     parts = make_parts()
     train(parts, 1)
-    save_checkpoint(tmp_path, Accelerator(cpu=True), parts, Progress(step=1))
-    (folder,) = checkpoints(tmp_path)
+    save_state(tmp_path, Accelerator(cpu=True), parts, Progress(step=1))
+    (folder,) = saved_states(tmp_path)
     assert {path.name for path in folder.iterdir()} == {
         *("state.json", "model.safetensors", "optimizer.safetensors", "ema.safetensors", "rng-0.safetensors")
     }
-    tensors, numbers = checkpointing.flatten_optimizer(parts.optimizer, parts.parameter_names())
+    tensors, numbers = flatten_optimizer(parts.optimizer, parts.parameter_names())
     assert "2.weight|exp_avg_sq" in tensors
     assert [group["params"] for group in numbers["groups"]] == [["0.weight", "0.bias"], ["2.weight", "2.bias"]]
 
@@ -68,15 +68,15 @@ def test_a_checkpoint_holds_no_pickle_and_names_its_tensors(tmp_path):
 def test_only_the_newest_checkpoints_are_kept(tmp_path):
     parts = make_parts()
     for step in (1, 2, 10):
-        save_checkpoint(tmp_path, Accelerator(cpu=True), parts, Progress(step=step), keep=2)
+        save_state(tmp_path, Accelerator(cpu=True), parts, Progress(step=step), keep=2)
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["checkpoint-00000002", "checkpoint-00000010"]
-    assert find_checkpoint("latest", tmp_path).name == "checkpoint-00000010"
+    assert find_state("latest", tmp_path).name == "checkpoint-00000010"
 
 
 def test_a_process_that_dies_while_a_checkpoint_is_replaced_leaves_no_broken_one(tmp_path, monkeypatch):
     """The step's checkpoint is replaced by the epoch's, and the process dies in the deletion of the old."""
     parts, accelerator = make_parts(), Accelerator(cpu=True)
-    save_checkpoint(tmp_path, accelerator, parts, Progress(step=1))
+    save_state(tmp_path, accelerator, parts, Progress(step=1))
 
     def dies(folder, **kwargs):
         if (folder / "state.json").exists():
@@ -85,32 +85,32 @@ def test_a_process_that_dies_while_a_checkpoint_is_replaced_leaves_no_broken_one
 
     monkeypatch.setattr(files.shutil, "rmtree", dies)
     with pytest.raises(KeyboardInterrupt):
-        save_checkpoint(tmp_path, accelerator, parts, Progress(epoch=1, step=1))
+        save_state(tmp_path, accelerator, parts, Progress(epoch=1, step=1))
     monkeypatch.undo()
-    assert load_checkpoint(find_checkpoint("latest", tmp_path), accelerator, parts).epoch == 1
+    assert load_state(find_state("latest", tmp_path), accelerator, parts).epoch == 1
 
 
 def test_another_number_of_processes_is_refused(tmp_path):
     parts, accelerator = make_parts(), Accelerator(cpu=True)
-    save_checkpoint(tmp_path, accelerator, parts, Progress(step=1))
+    save_state(tmp_path, accelerator, parts, Progress(step=1))
     state = tmp_path / "checkpoint-00000001" / "state.json"
     state.write_text(json.dumps({**json.loads(state.read_text()), "num_processes": 4}))
     with pytest.raises(ValueError, match="written by 4 processes"):
-        load_checkpoint(state.parent, accelerator, parts)
+        load_state(state.parent, accelerator, parts)
 
 
 def test_an_optimizer_of_other_parameters_is_refused(tmp_path):
     parts, accelerator = make_parts(), Accelerator(cpu=True)
-    save_checkpoint(tmp_path, accelerator, parts, Progress(step=1))
+    save_state(tmp_path, accelerator, parts, Progress(step=1))
     parts.optimizer = torch.optim.AdamW(parts.model[0].parameters())
     with pytest.raises(ValueError, match="trains other parameters"):
-        load_checkpoint(tmp_path / "checkpoint-00000001", accelerator, parts)
+        load_state(tmp_path / "checkpoint-00000001", accelerator, parts)
 
 
 def test_a_path_that_is_no_checkpoint_is_an_error(tmp_path):
-    assert find_checkpoint("latest", tmp_path) is None
+    assert find_state("latest", tmp_path) is None
     with pytest.raises(FileNotFoundError, match=r"state\.json"):
-        find_checkpoint(str(tmp_path), tmp_path)
+        find_state(str(tmp_path), tmp_path)
 
 
 def test_the_best_epoch_is_the_earliest_of_equals_and_the_last_without_a_metric():

@@ -75,7 +75,7 @@ class TrainingParts:
         return {id(parameter): name for name, parameter in self.model.named_parameters()}
 
 
-def checkpoints(output_dir: Path) -> list[Path]:
+def saved_states(output_dir: Path) -> list[Path]:
     """Complete checkpoints of a run, oldest first."""
     found = [path for path in output_dir.glob("checkpoint-*") if _CHECKPOINT.fullmatch(path.name)]
     return sorted(filter(is_whole, found), key=_steps)
@@ -95,7 +95,7 @@ def _steps(path: Path) -> int:
     return int(match[1]) if match else -1
 
 
-def find_checkpoint(resume_from: str, output_dir: Path) -> Path | None:
+def find_state(resume_from: str, output_dir: Path) -> Path | None:
     """Find the checkpoint to go on from.
 
     Args:
@@ -109,7 +109,7 @@ def find_checkpoint(resume_from: str, output_dir: Path) -> Path | None:
         FileNotFoundError: if the path is no checkpoint folder.
     """
     if resume_from == "latest":
-        found = checkpoints(output_dir)
+        found = saved_states(output_dir)
         return found[-1] if found else None
     path = Path(resume_from)
     if not is_whole(path):
@@ -120,7 +120,7 @@ def find_checkpoint(resume_from: str, output_dir: Path) -> Path | None:
     return path
 
 
-def save_checkpoint(
+def save_state(
     output_dir: Path, accelerator: Accelerator, parts: TrainingParts, progress: Progress, keep: int | None = None
 ) -> None:
     """Write `checkpoint-<step>`; all processes call this together and share `output_dir`.
@@ -154,12 +154,12 @@ def save_checkpoint(
         }
         (temporary / STATE_NAME).write_text(json.dumps(state, indent=2), encoding="utf-8")
         commit_folder(folder)
-        for old in checkpoints(output_dir)[: -keep if keep else 0]:
+        for old in saved_states(output_dir)[: -keep if keep else 0]:
             remove_folder(old)
     accelerator.wait_for_everyone()
 
 
-def load_checkpoint(folder: Path, accelerator: Accelerator, parts: TrainingParts) -> Progress:
+def load_state(folder: Path, accelerator: Accelerator, parts: TrainingParts) -> Progress:
     """Bring every part, and torch's random generators, to the state of a checkpoint.
 
     Raises:

@@ -1,4 +1,8 @@
-"""Features of frozen encoders, computed once for a dataset, so that an epoch costs the queries only."""
+"""Features of frozen encoders, computed once for a dataset and kept on disk, so that an epoch costs the queries only.
+
+A store holds the features of one encoder: `key.json`, which says what made them, and shards, safetensors files with
+one tensor a photo or text, under its name. A shard appears whole or not at all.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,8 @@ import hashlib
 import json
 import os
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +20,99 @@ import torch
 from accelerate import Accelerator
 from datasets import Dataset
 from PIL import Image
+from safetensors import safe_open
+from safetensors.numpy import save_file
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from charm_hf.files import TEMPORARY_PREFIX, replaced_file, write_json
 from charm_hf.models.checkpoint_charm import digest_weights
 from charm_hf.models.modeling_mmlq import MmlqForAestheticScoring
 from charm_hf.models.processing_mmlq import MmlqProcessor
-from charm_hf.training.feature_store import FeatureStore
-from charm_hf.training.loading import derive_seed
-from charm_hf.training.mmlq import MmlqDataCollator, choose_comments
+from charm_hf.training.batches import derive_seed
+from charm_hf.training.collator import CharmDataCollator
+from charm_hf.training.mmlq import choose_comments
 
 
+KEY_NAME = "key.json"
 # Photos or texts in one file of a store: what is lost when the computation is stopped.
 SHARD_SIZE = 256
+
+
+class FeatureStore:
+    """Named arrays (length, width) of one encoder, never mistaken for another encoder's.
+
+    Args:
+        folder: made if it does not exist.
+        key: what the features depend on, as JSON can hold it: encoder, preprocessing.
+        dtype: of the numbers on disk.
+
+    Raises:
+        ValueError: if the folder holds features that something else made, or other files.
+    """
+
+    def __init__(self, folder: str | os.PathLike, key: Mapping[str, Any], dtype: str = "float16") -> None:
+        self.folder, self.dtype = Path(folder), np.dtype(dtype)
+        self._shards: dict[str, Any] = {}
+        self._places: dict[str, str] = {}
+        self._claim({**key, "dtype": self.dtype.name})
+        self.refresh()
+
+    def _claim(self, key: Mapping[str, Any]) -> None:
+        path = self.folder / KEY_NAME
+        wanted = json.loads(json.dumps(key))
+        if path.exists():
+            found = json.loads(path.read_text(encoding="utf-8"))
+            different = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
+            if different:
+                details = "; ".join(
+                    f"{name}: {found.get(name)!r:.100}, not {wanted.get(name)!r:.100}" for name in different
+                )
+                raise ValueError(
+                    f"The features in {self.folder} were made in another way ({details}). Give another folder, or "
+                    "delete this one."
+                )
+            return
+        entries = self.folder.iterdir() if self.folder.exists() else ()
+        if any(not entry.name.startswith(TEMPORARY_PREFIX) for entry in entries):
+            raise ValueError(f"{self.folder} is not empty and holds no features: give a folder of its own.")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, wanted)
+
+    def refresh(self) -> None:
+        """Look for shards that other processes have written."""
+        for path in sorted(self.folder.glob("shard-*.safetensors")):
+            if path.name not in self._shards:
+                self._places |= dict.fromkeys(self._open(path.name).keys(), path.name)
+
+    def _open(self, shard: str) -> Any:
+        """The shard, mapped into memory."""
+        if shard not in self._shards:
+            self._shards[shard] = safe_open(self.folder / shard, framework="np")
+        return self._shards[shard]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """Features (length, width) of a photo, float32."""
+        return self._open(self._places[name]).get_tensor(name).astype(np.float32)
+
+    def append(self, features: Mapping[str, np.ndarray]) -> None:
+        """Write a shard of named arrays (length, width); several processes may do so at the same time."""
+        with replaced_file(self.folder / f"shard-{uuid.uuid4().hex}.safetensors") as temporary:
+            save_file({name: np.ascontiguousarray(rows, self.dtype) for name, rows in features.items()}, temporary)
+        self.refresh()
+
+    def num_bytes(self) -> int:
+        """Size of the features on disk."""
+        return sum(path.stat().st_size for path in self.folder.glob("shard-*"))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_shards": {}}  # a data worker maps the files itself
 
 
 class FrozenFeatures:
@@ -59,10 +144,11 @@ class FrozenFeatures:
         self.processor, self.text_size = processor, config.feature_size("textual")
         self.visual = self.textual = None
         if (encoder := model.mmlq.vision_model) is not None:
-            key = {"encoder": digest_weights(encoder), "preprocessing": _describe(processor.image_processor.to_dict())}
+            preprocessing = json.dumps(processor.image_processor.to_dict(), sort_keys=True, default=str)
+            key = {"encoder": digest_weights(encoder), "preprocessing": preprocessing}
             self.visual = FeatureStore(Path(folder) / "visual", key, dtype)
         if (encoder := model.mmlq.text_model) is not None:
-            key = {"encoder": digest_weights(encoder), "tokenizer": _describe_tokenizer(processor)}
+            key = {"encoder": digest_weights(encoder), "tokenizer": _digest_tokenizer(processor)}
             self.textual = FeatureStore(Path(folder) / "textual", key, dtype)
 
     def fill(
@@ -103,9 +189,10 @@ class FrozenFeatures:
             )
             _store(self.visual, loader, encoders.encode_images, accelerator, "Features of photos")
         if self.textual is not None and "comments" in dataset.column_names:
-            texts = self._missing_texts(dataset, max_comments, seed)
-            own = texts[accelerator.process_index :: accelerator.num_processes]
-            batches = _TextBatches(own, self.processor, batch_size)
+            own = self._missing_texts(dataset, max_comments, seed)
+            own = own[accelerator.process_index :: accelerator.num_processes]
+            texts = [own[start : start + batch_size] for start in range(0, len(own), batch_size)]
+            batches = _TokenizedTexts(texts, self.processor)
             _store(self.textual, batches, encoders.encode_comments, accelerator, "Features of comments")
         accelerator.wait_for_everyone()
         for store in (self.visual, self.textual):
@@ -127,7 +214,7 @@ def photo_name(image_id: str, flipped: bool) -> str:
     return f"{image_id}|flipped" if flipped else image_id
 
 
-def text_name(processor: MmlqProcessor, comments: Sequence[str]) -> str:
+def text_name(processor: MmlqProcessor, comments: Iterable[str]) -> str:
     """Name of a photo's comments in the store: equal texts have equal features, whatever photo they belong to."""
     text = processor.comment_separator.join(comment for comment in comments if comment.strip())
     return hashlib.sha256(text.encode()).hexdigest()[:32]
@@ -137,11 +224,7 @@ def _comments_of(row: Mapping[str, Any], max_comments: int | None, seed: int) ->
     return choose_comments(row.get("comments") or [], max_comments, derive_seed(seed, "comments", row["image_id"]))
 
 
-def _describe(parameters: Mapping[str, Any]) -> str:
-    return json.dumps(parameters, sort_keys=True, default=str)
-
-
-def _describe_tokenizer(processor: MmlqProcessor) -> str:
+def _digest_tokenizer(processor: MmlqProcessor) -> str:
     vocabulary = json.dumps(processor.tokenizer.get_vocab(), sort_keys=True)
     probe = processor.tokenizer(["Great light, Über-sharp! 3 o'clock…"])["input_ids"]
     content = [vocabulary, probe, processor.max_text_length, processor.comment_separator]
@@ -178,24 +261,24 @@ class _MissingPhotos(torch.utils.data.Dataset[tuple[str, dict[str, torch.Tensor]
         return name, {key: value[0] for key, value in inputs.items()}
 
 
-def _collate_named(
-    rows: Sequence[tuple[str, dict[str, torch.Tensor]]],
-) -> tuple[list[str], dict[str, torch.Tensor]]:
-    return [name for name, _ in rows], MmlqDataCollator()([inputs for _, inputs in rows])
+Named = tuple[list[str], dict[str, torch.Tensor]]
 
 
-class _TextBatches:
+def _collate_named(rows: list[tuple[str, dict[str, torch.Tensor]]]) -> Named:
+    return [name for name, _ in rows], CharmDataCollator()([inputs for _, inputs in rows])
+
+
+class _TokenizedTexts:
     """Texts, tokenized a batch at a time."""
 
-    def __init__(self, texts: Sequence[list[str]], processor: MmlqProcessor, batch_size: int) -> None:
-        self.texts, self.processor, self.batch_size = texts, processor, batch_size
+    def __init__(self, texts: list[list[list[str]]], processor: MmlqProcessor) -> None:
+        self.texts, self.processor = texts, processor
 
     def __len__(self) -> int:
-        return -(-len(self.texts) // self.batch_size)
+        return len(self.texts)
 
-    def __iter__(self) -> Iterator[tuple[list[str], dict[str, torch.Tensor]]]:
-        for start in range(0, len(self.texts), self.batch_size):
-            batch = self.texts[start : start + self.batch_size]
+    def __iter__(self) -> Iterator[Named]:
+        for batch in self.texts:
             inputs = dict(self.processor.tokenize_comments(batch))
             inputs.pop("num_truncated_tokens")
             yield [text_name(self.processor, said) for said in batch], inputs
@@ -204,23 +287,22 @@ class _TextBatches:
 @torch.no_grad()
 def _store(
     store: FeatureStore,
-    batches: Iterable[tuple[list[str], dict[str, torch.Tensor]]],
+    batches: Iterable[Named],
     encode: Callable[..., tuple[torch.Tensor, torch.Tensor]],
     accelerator: Accelerator,
     description: str,
 ) -> None:
-    names: list[str] = []
-    features: list[np.ndarray] = []
-    for batch_names, inputs in tqdm(batches, description, disable=not accelerator.is_local_main_process):
+    features: dict[str, np.ndarray] = {}
+    for names, inputs in tqdm(batches, description, disable=not accelerator.is_local_main_process):
         with accelerator.autocast():
             states, mask = encode(**{key: value.to(accelerator.device) for key, value in inputs.items()})
-        names += batch_names
-        features += [rows[shown].float().cpu().numpy() for rows, shown in zip(states, mask, strict=True)]
-        if len(names) >= SHARD_SIZE:
-            store.append(names, features)
-            names, features = [], []
-    if names:
-        store.append(names, features)
+        for name, rows, shown in zip(names, states, mask, strict=True):
+            features[name] = rows[shown].float().cpu().numpy()
+        if len(features) >= SHARD_SIZE:
+            store.append(features)
+            features = {}
+    if features:
+        store.append(features)
 
 
 class FeatureDataset(torch.utils.data.Dataset[dict[str, Any]]):
@@ -236,8 +318,6 @@ class FeatureDataset(torch.utils.data.Dataset[dict[str, Any]]):
         seed: of flips and of the choice of comments.
         max_comments: show at most so many comments a photo; 0 none, `None` all.
     """
-
-    collator = MmlqDataCollator()
 
     def __init__(
         self,

@@ -2,7 +2,7 @@ import pytest
 import torch
 from scipy.stats import pearsonr
 
-from charm_hf.training.losses import correlation_loss
+from charm_hf.models.scores_charm import correlation_loss
 
 
 def test_correlation_loss_agrees_with_scipy():

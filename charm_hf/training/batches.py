@@ -129,7 +129,7 @@ def make_loader(dataset: Any, batch_sampler: Any, num_workers: int = 0, seed: in
     """Load batches in `num_workers` processes, without ever drawing from torch's global generator.
 
     Args:
-        dataset: a [`TokenizedDataset`], or another; its `collator`, if it has one, makes a batch of its items.
+        dataset: a [`TokenizedDataset`], or another.
         batch_sampler: gives lists of the dataset's keys.
         num_workers: 0 loads in this process.
         seed: of the workers.
@@ -137,7 +137,7 @@ def make_loader(dataset: Any, batch_sampler: Any, num_workers: int = 0, seed: in
     return DataLoader(
         dataset,
         batch_sampler=batch_sampler,
-        collate_fn=getattr(dataset, "collator", None) or CharmDataCollator(),
+        collate_fn=CharmDataCollator(),
         num_workers=num_workers,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=num_workers > 0,

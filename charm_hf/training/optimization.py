@@ -1,0 +1,136 @@
+"""What the optimizer is given: one learning rate for each part of the model, no weight decay where it does harm."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+from transformers import get_scheduler
+
+from charm_hf.training.run_state import TrainingParts
+
+
+PARTS = ("embeddings", "encoder", "head")
+# Tables of rows that are added to tokens: decaying them pulls every position and scale towards the same one.
+UNDECAYED_TABLES = (
+    *("position_embeddings", "scale_embeddings", "cls_token", "mask_token", "register_tokens"),
+    "queries.",  # learnable queries, which start the rows that attend
+)
+Tensors = tuple[torch.Tensor, ...] | list[torch.Tensor]
+
+
+def build_parts(args: argparse.Namespace, model: nn.Module, steps_per_epoch: int) -> TrainingParts:
+    """Model, optimizer, scheduler and average, by the flags of a run.
+
+    Args:
+        args: as `add_training_flags` describes them.
+        model: to train.
+        steps_per_epoch: optimizer steps.
+    """
+    groups = build_parameter_groups(model, args.learning_rate, args.weight_decay, **args.learning_rates)
+    optimizer = torch.optim.AdamW(groups, lr=args.learning_rate)
+    cosine = {"min_lr": min(1e-6, args.learning_rate)} if args.lr_scheduler_type == "cosine_with_min_lr" else {}
+    scheduler = get_scheduler(
+        args.lr_scheduler_type,
+        optimizer,
+        args.num_warmup_steps,
+        steps_per_epoch * args.num_train_epochs,
+        scheduler_specific_kwargs=args.lr_scheduler_kwargs or cosine,
+    )
+    return TrainingParts(model, optimizer, scheduler, make_ema(model, args.ema_decay) if args.ema_decay else None)
+
+
+def build_parameter_groups(
+    model: nn.Module,
+    learning_rate: float,
+    weight_decay: float,
+    embeddings: float | None = None,
+    head: float | None = None,
+) -> list[dict[str, Any]]:
+    """Sort the trainable parameters into groups for `torch.optim.AdamW`.
+
+    Args:
+        model: `CharmForAestheticScoring` or `MmlqForAestheticScoring`.
+        learning_rate: of the encoder, and of the other parts unless they have their own.
+        weight_decay: of matrices. Biases, norms, layer scales and embedding tables are not decayed.
+        embeddings: learning rate of the patch projection and the position, scale and CLS embeddings.
+        head: learning rate of the classifier.
+
+    Returns:
+        Groups with `params`, `lr`, `weight_decay` and `name` (such as `"encoder/no_decay"`), in a fixed order; frozen
+        parameters are in none, empty groups are left out.
+
+    Raises:
+        ValueError: if no parameter is trainable.
+    """
+    own = {"embeddings": embeddings, "head": head}
+    members: dict[tuple[str, bool], list[nn.Parameter]] = {
+        (part, decay): [] for part in PARTS for decay in (True, False)
+    }
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            members[part_of_parameter(name), _is_decayed(name, parameter)].append(parameter)
+    groups = [
+        {
+            "params": parameters,
+            "lr": learning_rate if own.get(part) is None else own[part],
+            "weight_decay": weight_decay if decay else 0.0,
+            "name": f"{part}/{'decay' if decay else 'no_decay'}",
+        }
+        for (part, decay), parameters in members.items()
+        if parameters
+    ]
+    if not groups:
+        raise ValueError("Nothing to train: every parameter of the model is frozen.")
+    return groups
+
+
+def part_of_parameter(name: str) -> str:
+    """Tell which part of `CharmForAestheticScoring` or `MmlqForAestheticScoring` a parameter belongs to, by its name.
+
+    Returns:
+        `"head"` for the classifier; `"embeddings"` for the patch projection, position, scale, CLS and register
+        embeddings; `"encoder"` for everything else.
+    """
+    modules = name.split(".")
+    if modules[0] in ("classifier", "head"):
+        return "head"
+    return "embeddings" if "embeddings" in modules else "encoder"
+
+
+def _is_decayed(name: str, parameter: torch.Tensor) -> bool:
+    return parameter.ndim > 1 and not any(table in name for table in UNDECAYED_TABLES)
+
+
+def make_ema(model: nn.Module, decay: float) -> AveragedModel:
+    """Average the weights of `model` exponentially; call `update_parameters(model)` after each optimizer step.
+
+    The average often scores better than the last weights. The decay is reached gradually, `min(decay, (1 + n) /
+    (10 + n))` at step n, so that short runs do not end with weights that remember the random start.
+
+    Args:
+        model: the bare model.
+        decay: weight of the old average at each step, in (0, 1).
+
+    Returns:
+        The average; its `module` is a model.
+
+    Raises:
+        ValueError: if `decay` is out of its range.
+    """
+    if not 0 < decay < 1:
+        raise ValueError(f"The decay of the average must be between 0 and 1, got {decay}.")
+
+    @torch.no_grad()
+    def update(averages: Tensors, currents: Tensors, num_averaged: torch.Tensor | int) -> None:
+        count = int(num_averaged)
+        weight = 1 - min(decay, (1 + count) / (10 + count))
+        for average, current in zip(averages, currents, strict=True):
+            average.lerp_(current, weight)
+
+    averaged = AveragedModel(model, multi_avg_fn=update)
+    averaged.requires_grad_(False)
+    return averaged.eval()
