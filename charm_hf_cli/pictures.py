@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,8 @@ import typer
 
 from .light import without_registration
 from .support import (
+    AGAINST,
+    METHODS,
     TABLES,
     THUMBNAILS,
     DeviceOption,
@@ -42,7 +45,11 @@ def explain(
     num_scales: Annotated[int | None, typer.Option(help="As the checkpoint's, if not given.")] = None,
     max_num_patches: Annotated[int | None, typer.Option(help="Length of the token sequence.")] = None,
     seed: SeedOption = None,
-    steps: Annotated[int, typer.Option(min=1, help="Gradients averaged from an empty photo to this one.")] = 8,
+    against: Annotated[str, typer.Option(help=f"What the photo is compared with: {list_names(AGAINST)}.")] = AGAINST[
+        0
+    ],
+    method: Annotated[str, typer.Option(help=f"{list_names(METHODS)} (slower).")] = METHODS[0],
+    steps: Annotated[int, typer.Option(min=1, help="Gradients taken on the way from there to this photo.")] = 8,
     num_views: Annotated[int, typer.Option(min=1, help="Also show the spread over so many random selections.")] = 1,
 ) -> None:
     """Draw what the model saw of a photo and which tokens moved its score.
@@ -64,12 +71,15 @@ def explain(
         saliency_maps=None if saliency_map is None else str(saliency_map),
     )
     try:
+        import_module("charm_hf.look.explain_picture")  # says before any work whether it can draw
         if model is None:
             say(DEMONSTRATION_NOTICE)
         loaded, processor = load_checkpoint(
             model, device=device, trust_remote_code=trust_remote_code, revision=revision, subfolder=subfolder
         )
-        explanation = explain_photo(photo, loaded, processor, steps=steps, num_views=num_views, **options)
+        explanation = explain_photo(
+            photo, loaded, processor, against=against, method=method, steps=steps, num_views=num_views, **options
+        )
         explanation.save(output)
     except (ValueError, OSError, ImportError) as error:
         fail(error)

@@ -14,6 +14,8 @@ EXIT_ALL_DONE, EXIT_SOME_FAILED, EXIT_USAGE = 0, 1, 2
 DATASETS = ("aadb", "ava", "baid", "koniq10k", "para", "spaq", "tad66k")
 SELECTIONS = ("frequency", "gradient", "entropy", "random", "original")  # and saliency, which needs a map
 THUMBNAILS = ("embed", "link", "none")
+AGAINST = ("blurred", "mean", "empty")
+METHODS = ("gradients", "occlusion")
 TABLES = (".csv", ".jsonl", ".parquet")
 
 

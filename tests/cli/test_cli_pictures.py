@@ -52,7 +52,19 @@ def test_a_photo_becomes_a_picture_of_its_score(checkpoint, tmp_path):
     assert (plain.exit_code, masked.exit_code) == (0, 0), (plain.output, masked.output)
     assert plain.stdout.strip() == str(tmp_path / "plain.png")
     assert Image.open(tmp_path / "plain.png").width > 1000
+    compared = charm_hf(*common, tmp_path / "mean.png", "--against", "mean", "--method", "occlusion")
+    assert compared.exit_code == 0, compared.output
     assert Image.open(tmp_path / "plain.png").tobytes() != Image.open(tmp_path / "masked.png").tobytes()
+
+
+def test_what_to_install_is_said_where_matplotlib_is_missing(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "charm_hf.look.explain_picture", raising=False)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+
+    done = charm_hf("explain", photo_path("coffee"), "--model", checkpoint, "-o", tmp_path / "out.png")
+
+    assert done.exit_code == 2
+    assert "pip install 'charm-hf[look]'" in done.stderr
 
 
 def test_a_photo_that_is_not_there_ends_with_2(checkpoint, tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from charm_hf.look.contributions import AGAINST, METHODS
 from charm_hf.look.report import THUMBNAILS
 from charm_hf.models.image_processing_charm import PATCH_SELECTIONS
 from charm_hf.models.presets_charm import DATASET_PRESETS
@@ -95,6 +96,7 @@ def test_the_names_in_the_help_are_those_of_the_package():
     assert tuple(sorted(DATASET_PRESETS)) == support.DATASETS
     assert {*support.SELECTIONS, "saliency"} == set(PATCH_SELECTIONS)
     assert support.THUMBNAILS == THUMBNAILS
+    assert (support.AGAINST, support.METHODS) == (AGAINST, METHODS)
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.ndimage import gaussian_filter
+from scipy.stats import spearmanr
 from support import BACKBONES, photo_path, tiny_model, tiny_processor
 from transformers import BertConfig, BertModel
 
 from charm_hf import ImageAestheticsPipeline
-from charm_hf.look.explain import draw_tokens, explain, heat_map, see, token_contributions, token_mask
+from charm_hf.look.contributions import AGAINST, comparison_tokens, gradient_contributions, occlusion_contributions
+from charm_hf.look.explain import explain, see
+from charm_hf.look.token_layout import TokenLayout
 
 
 SELECTIONS = ("frequency", "gradient", "entropy", "saliency", "random", "original")
@@ -113,27 +117,89 @@ def test_dropped_tokens_leave_grey_holes(model):
 
 def test_gradient_times_input_gives_each_token_its_part_of_a_linear_score():
     generator = torch.Generator().manual_seed(0)
-    weights, pixels = torch.randn(1, 7, 12, generator=generator), torch.randn(1, 7, 12, generator=generator)
+    weights, pixels, other = torch.randn(3, 1, 7, 12, generator=generator)
 
     for steps in (1, 5):
-        parts = token_contributions(LinearScorer(weights), {"pixel_values": pixels}, steps)
-        assert parts == pytest.approx((weights * pixels)[0].sum(-1).numpy(), abs=1e-5)
+        parts = gradient_contributions(LinearScorer(weights), {"pixel_values": pixels}, other[0], steps)
+        assert parts == pytest.approx((weights * (pixels - other))[0].sum(-1).numpy(), abs=1e-5)
 
 
 @pytest.mark.parametrize("options", [{"dataset": "ava"}, {"dataset": "aadb", "num_attributes": 11}])
-def test_the_more_steps_the_closer_the_parts_sum_to_what_the_photo_adds_to_an_empty_one(options):
+@pytest.mark.parametrize("against", AGAINST)
+def test_the_parts_sum_to_what_sets_the_photo_apart_from_the_one_it_is_compared_with(options, against):
     model = tiny_model("dinov2", **options)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(0.25)
-        inputs = tiny_processor(model, max_num_patches=40)(photo_path("coffee"))
-        empty = {**inputs, "pixel_values": torch.zeros_like(inputs["pixel_values"])}
-        difference = (model(**inputs).scores - model(**empty).scores).item()
+    processor = tiny_processor(model, max_num_patches=40)
 
-    plain, fine = (token_contributions(model, inputs, steps).sum() for steps in (1, 100))
+    for steps in (1, 7):
+        explanation = explain(photo_path("coffee"), model, processor, against=against, steps=steps)
 
-    assert fine == pytest.approx(difference, rel=0.2)
-    assert abs(plain - difference) > 2 * abs(fine - difference)
+        difference = explanation.score - explanation.score_against
+        assert explanation.contributions.sum() == pytest.approx(difference, abs=1e-5)
+        assert explanation.heat.sum() == pytest.approx(difference, abs=1e-5)
+
+
+def test_the_more_steps_the_closer_the_parts_come_to_their_limit(model):
+    processor = tiny_processor(model, max_num_patches=40)
+
+    one, ten, limit = (
+        explain(photo_path("coffee"), model, processor, steps=steps).contributions for steps in (1, 10, 200)
+    )
+
+    assert np.abs(ten - limit).max() < 0.1 * np.abs(limit).max()
+    assert np.abs(ten - limit).max() < np.abs(one - limit).max() / 5
+
+
+def test_a_photo_is_compared_with_its_own_colours_without_detail():
+    layout = TokenLayout(
+        np.array([0, 1, 1, 1, 1]), np.array([[0, 1], [0, 0], [0, 1], [1, 0], [1, 1]]), np.array([[1, 2], [2, 4]])
+    )
+    colours = torch.tensor([[4.0, 0, 0], [0, 1, 0], [0, 1, 0], [0, 1, 0], [0, 1, 2]])
+    pixels = colours.repeat_interleave(4, dim=1) + torch.tensor([-1.0, 1, -1, 1]).repeat(3)
+
+    blurred, mean, empty = (
+        comparison_tokens(pixels, layout, against).unflatten(1, (3, 4)) for against in ("blurred", "mean", "empty")
+    )
+
+    assert mean.unique(dim=0).shape == (1, 3, 4)  # the coarse token covers half of the photo
+    assert mean[0, :, 0].tolist() == pytest.approx([2, 0.5, 0.25])
+    assert blurred.std(2).max() < 1e-6
+    assert 2 < blurred[0, 0, 0] < 4
+    assert 0 < blurred[4, 0, 0] < 2
+    assert blurred[2, 0, 0] > blurred[1, 0, 0]  # nearer to the red half
+    assert not empty.any()
+
+
+def test_hiding_a_window_takes_its_part_from_a_linear_score():
+    positions = np.argwhere(np.ones((2, 20), dtype=bool))  # windows of 2 × 2 tokens
+    layout = TokenLayout(np.zeros(40, dtype=int), positions, np.array([[2, 20]]))
+    generator = torch.Generator().manual_seed(0)
+    weights, pixels, other = torch.randn(3, 1, 40, 12, generator=generator)
+
+    parts = occlusion_contributions(LinearScorer(weights), {"pixel_values": pixels}, other[0], layout)
+
+    whole = (weights * (pixels - other))[0].sum(-1).numpy().reshape(2, 10, 2).sum((0, 2)) / 4
+    assert parts.reshape(2, 20) == pytest.approx(np.broadcast_to(whole.repeat(2), (2, 20)), abs=1e-5)
+
+
+def test_occlusion_finds_the_places_that_gradients_find(model):
+    options = {"image": photo_path("coffee"), "model": model, "processor": tiny_processor(model, max_num_patches=512)}
+
+    hidden, moved = explain(**options, method="occlusion"), explain(**options, steps=16)
+
+    assert (hidden.method, moved.method) == ("occlusion", "gradients")
+    assert np.corrcoef(gaussian_filter(hidden.heat, 3).ravel(), gaussian_filter(moved.heat, 3).ravel())[0, 1] > 0.3
+    assert hidden.to_image().tobytes() != moved.to_image().tobytes()
+
+
+def test_the_map_is_the_models_own_other_weights_give_another_one():
+    maps = []
+    for seed in (0, 0, 1):
+        model = tiny_model("dinov2", seed=seed)
+        explanation = explain(photo_path("coffee"), model, tiny_processor(model, max_num_patches=512))
+        maps.append(explanation.heat.ravel())
+
+    assert np.array_equal(maps[0], maps[1])
+    assert abs(spearmanr(maps[0], maps[2]).statistic) < 0.5
 
 
 def test_explaining_leaves_no_gradient_and_no_training_mode_behind(model):
@@ -150,7 +216,7 @@ def test_explaining_leaves_no_gradient_and_no_training_mode_behind(model):
 def test_the_heat_of_one_token_lies_where_the_token_lies():
     shapes = np.array([[4, 6], [6, 9], [8, 12]])
     for scale, position, centre in ((0, (1, 4), (2.5, 8.5)), (1, (3, 2), (4.25, 2.75)), (2, (7, 0), (7, 0))):
-        heat = heat_map(np.array([2.0]), np.array([scale]), np.array([position]), shapes, smoothing=0)
+        heat = TokenLayout(np.array([scale]), np.array([position]), shapes).spread(np.array([2.0]))
 
         rows, columns = np.indices(heat.shape)
         assert heat.shape == (8, 12)
@@ -161,8 +227,9 @@ def test_the_heat_of_one_token_lies_where_the_token_lies():
 
 def test_smoothing_keeps_the_sum_and_the_place_of_the_heat():
     shapes = np.array([[4, 6], [8, 12]])
-    scale_ids = np.array([0, 1])
-    heat = heat_map(np.array([3.0, -1.0]), scale_ids, np.array([[0, 0], [6, 9]]), shapes)
+    layout = TokenLayout(np.array([0, 1]), np.array([[0, 0], [6, 9]]), shapes)
+
+    heat = layout.spread(np.array([3.0, -1.0]), smoothing=1.0)
 
     assert heat.sum() == pytest.approx(2.0)
     assert np.unravel_index(heat.argmax(), heat.shape) in {(0, 0), (0, 1), (1, 0), (1, 1)}
@@ -185,10 +252,12 @@ def test_tokens_of_three_scales_meet_without_gap_or_overlap():
         np.uint8
     )
 
-    canvas = draw_tokens(pixels, scale_ids, positions, shapes)[..., 0]
+    layout = TokenLayout(scale_ids, positions, shapes)
+
+    canvas = layout.draw(pixels)[..., 0]
 
     assert np.array_equal(canvas, np.array([[50, 100], [100, 150]]).repeat(8, 0).repeat(8, 1))
-    assert token_mask(2, scale_ids, positions, shapes).sum() == 16
+    assert layout.kept(2).sum() == 16
 
 
 @pytest.mark.parametrize(
@@ -270,11 +339,11 @@ def test_tokens_can_be_seen_without_a_model(model, tmp_path):
 
     explanation = explain(photo_path("coffee"), model, processor, steps=1)
     assert np.array_equal(seen.received, explanation.received)
-    top = Image.open(tmp_path / "seen.png")
-    assert (
-        explanation.to_image().crop((0, 0, top.width, top.height - 28)).tobytes()
-        == top.crop((0, 0, top.width, top.height - 28)).tobytes()
-    )
+    two, four = Image.open(tmp_path / "seen.png"), explanation.to_image()
+    assert (two.width, two.height < 0.6 * four.height) == (four.width, True)
+    drawn = [{colour for _, colour in picture.getcolors(maxcolors=1 << 24)} for picture in (two, four)]
+    assert [(255, 190, 30) in colours for colours in drawn] == [True, True]  # frames
+    assert [(40, 120, 255) in colours for colours in drawn] == [False, True]  # bars of the score
 
 
 def test_what_cannot_be_explained_is_refused_by_name(model, tmp_path):
@@ -286,6 +355,10 @@ def test_what_cannot_be_explained_is_refused_by_name(model, tmp_path):
         explain(tmp_path / "missing.jpg", model, tiny_processor(model))
     with pytest.raises(ValueError, match="`steps` must be at least 1"):
         explain(photo_path("coffee"), model, tiny_processor(model), steps=0)
+    with pytest.raises(ValueError, match="`method` must be one of gradients, occlusion, got 'magic'"):
+        explain(photo_path("coffee"), model, tiny_processor(model), method="magic")
+    with pytest.raises(ValueError, match="`against` must be one of blurred, mean, empty, got 'me'"):
+        explain(photo_path("coffee"), model, tiny_processor(model), against="me")
     with pytest.raises(ValueError, match="Charm tokens"):
         explain(photo_path("coffee"), model, object())
     with pytest.raises(ValueError, match="Expected a Charm model, got BertModel"):
