@@ -13,15 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from studies.mmlq.run import ARMS, HERE, read_results
-from studies.tokenization.report import fill_page, markdown
-from studies.tokenization.statistics_of_runs import Estimate, estimate
+from studies.mmlq.run import ARMS, HERE
+from studies.results import Rows, fill_page, markdown, read_rows
+from studies.statistics_of_runs import Estimate, claims, estimate
 
 
 PAGE = HERE.parents[1] / "docs" / "mmlq.md"
 # Test photos by training photos: each seed holds another of five folds out.
 FOLD_RATIO = 0.25
-Rows = list[dict[str, str]]
 
 # Tables: the rows of each, and what its first column is called.
 ABLATIONS = {
@@ -55,27 +54,23 @@ def mean_of(rows: Rows, arm: str, column: str) -> Estimate:
     return estimate(list(values_of(rows, arm, column).values()), FOLD_RATIO)
 
 
-def gain(rows: Rows, arm: str, rival: str, column: str = "srcc") -> str:
-    """Arm minus rival, paired by seed; bold if the interval excludes zero."""
-    ours, theirs = values_of(rows, arm, column), values_of(rows, rival, column)
-    return estimate([ours[seed] - theirs[seed] for seed in ours if seed in theirs], FOLD_RATIO).signed
+def gain(rows: Rows, arm: str, rival: str, column: str = "srcc") -> Estimate | None:
+    """Arm minus rival, paired by seed, for the SRCC of the rival; nothing for the rival itself."""
+    if (arm, column) == (rival, "srcc"):
+        return None
+    ours, theirs = values_of(rows, arm, column), values_of(rows, rival, "srcc")
+    return estimate([ours[seed] - theirs[seed] for seed in ours if seed in theirs], FOLD_RATIO)
 
 
 def modality_table(rows: Rows) -> str:
     """What the model was given, and how well it ranks."""
+    asked = [(ARMS[arm].title, arm, "srcc") for arm in MODALITIES]
+    asked.insert(3, ("image and comments, asked without comments", "both", "srcc_no_comments"))
+    gains = claims([[gain(rows, arm, "image", column)] for _, arm, column in asked])
     lines = [
-        [
-            ARMS[arm].title,
-            str(mean_of(rows, arm, "srcc")),
-            str(mean_of(rows, arm, "plcc")),
-            "" if arm == "image" else gain(rows, arm, "image"),
-        ]
-        for arm in MODALITIES
+        [title, str(mean_of(rows, arm, column)), str(mean_of(rows, arm, "plcc")) if column == "srcc" else "", *cells]
+        for (title, arm, column), cells in zip(asked, gains, strict=True)
     ]
-    silent = mean_of(rows, "both", "srcc_no_comments")
-    ours, theirs = values_of(rows, "both", "srcc_no_comments"), values_of(rows, "image", "srcc")
-    change = estimate([ours[seed] - theirs[seed] for seed in ours], FOLD_RATIO).signed
-    lines.insert(3, ["image and comments, asked without comments", str(silent), "", change])
     known = ["*a rule that knows the grammar, comments only*", str(mean_of(rows, "both", "known")), "", ""]
     return markdown(["given", "SRCC", "PLCC", "SRCC, gain over image only"], [*lines, known])
 
@@ -83,15 +78,16 @@ def modality_table(rows: Rows) -> str:
 def ablation_table(rows: Rows, name: str) -> str:
     """One choice of the configuration, everything else as in the middle."""
     title, arms = ABLATIONS[name]
+    gains = claims([[gain(rows, arm, "both")] for arm in arms.values()])
     lines = [
         [
             label,
             f"{int(next(row['parameters'] for row in rows if row['arm'] == arm)) / 1e3:.0f} k",
             str(mean_of(rows, arm, "srcc")),
             str(mean_of(rows, arm, "srcc_no_comments")),
-            "" if arm == "both" else gain(rows, arm, "both"),
+            *cells,
         ]
-        for label, arm in arms.items()
+        for (label, arm), cells in zip(arms.items(), gains, strict=True)
     ]
     return markdown([title, "trained parameters", "SRCC", "SRCC without comments", "difference"], lines)
 
@@ -123,8 +119,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=HERE / "results.csv")
     parser.add_argument("--page", type=Path, default=PAGE)
     args = parser.parse_args(argv)
-    tables = make_tables(read_results(args.results))
-    args.page.write_text(fill_page(args.page.read_text(encoding="utf-8"), tables), encoding="utf-8")
+    fill_page(args.page, make_tables(read_rows(args.results)))
 
 
 if __name__ == "__main__":

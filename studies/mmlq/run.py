@@ -14,7 +14,8 @@ import argparse
 import csv
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,11 @@ from charm_hf.metrics import plcc, srcc
 from charm_hf.training.augmentation import TrainingAugmentation
 from charm_hf.training.collator import CharmDataCollator
 from charm_hf.training.feature_cache import FeatureDataset, FrozenFeatures
+from charm_hf.training.loop import train_steps
+from charm_hf.training.run_state import TrainingParts
 from studies.mmlq.grammar import WORDS, Grammar, is_informative, known_answer
-from studies.tokenization.oasis import OasisData, read_ratings
+from studies.oasis.photos import OasisData, read_ratings
+from studies.results import read_rows
 
 
 HERE = Path(__file__).parent
@@ -182,17 +186,17 @@ def train(model: MmlqForAestheticScoring, batches: Batches, rows: torch.Tensor, 
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=args.learning_rate, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.learning_rate, args.steps, pct_start=0.1)
+
+    def drawn() -> Iterator[dict[str, torch.Tensor]]:
+        order = torch.empty(0, dtype=torch.long)
+        for _ in range(args.steps):
+            while len(order) < 32:
+                order = torch.cat([order, torch.randperm(rows.shape[1])])
+            photos, order = order[:32], order[32:]
+            yield batches.take(rows[torch.randint(len(rows), (32,)), photos])
+
     model.train()
-    order = torch.empty(0, dtype=torch.long)
-    for _ in range(args.steps):
-        while len(order) < 32:
-            order = torch.cat([order, torch.randperm(rows.shape[1])])
-        photos, order = order[:32], order[32:]
-        model(**batches.take(rows[torch.randint(len(rows), (32,)), photos])).loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
+    deque(train_steps(TrainingParts(model, optimizer, schedule), drawn(), accelerator=Accelerator(cpu=True)), maxlen=0)
     model.eval()
 
 
@@ -299,7 +303,7 @@ def run_study(args: argparse.Namespace) -> None:
     disable_progress_bars()
     photos, ranks = read_photos(args.data_dir)
     vision, text, processor = make_encoders(args)
-    done = {(row["arm"], int(row["seed"])) for row in read_results(args.results)}
+    done = {(row["arm"], int(row["seed"])) for row in read_rows(args.results)}
     whole = build_model((vision, text), 0)
     with tempfile.TemporaryDirectory() as folder:
         features = FrozenFeatures(folder, whole, processor, "float32")
@@ -319,14 +323,6 @@ def run_study(args: argparse.Namespace) -> None:
                 result = study.run(name, seed, comments)
                 append_result(args.results, result)
                 print(f"{name:14} seed {seed}  srcc {result.srcc:.3f}  without comments {result.srcc_no_comments:.3f}")
-
-
-def read_results(path: Path) -> list[dict[str, str]]:
-    """Rows of the results so far."""
-    if not path.exists():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def append_result(path: Path, result: Result) -> None:

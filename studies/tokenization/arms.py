@@ -108,6 +108,7 @@ class Tokenization:
             patch_size=patch_size,
             num_scales=self.num_scales,
             max_num_patches=length,
+            overflow="resize",
             do_rescale=False,
             do_normalize=False,
             seed=seed,

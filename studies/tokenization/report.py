@@ -1,25 +1,24 @@
-"""Tables and plots of `docs/evidence.md`, from `results/*.csv`.
+"""Tables and plots of the results: all tables in `results/README.md`, the short ones in `docs/evidence.md`.
 
     python -m studies.tokenization.report
 
-In the page, what stands between `<!-- table NAME -->` and `<!-- end -->` is replaced.
+In the pages, what stands between `<!-- table NAME -->` and `<!-- end -->` is replaced.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 
+from studies.results import Rows, fill_page, markdown, read_rows
+from studies.statistics_of_runs import DrawSpread, Estimate, claims, draw_spread, estimate
 from studies.tokenization.arms import ARMS
 from studies.tokenization.faults import FAULTS
 from studies.tokenization.planted_images import QUESTIONS
-from studies.tokenization.statistics_of_runs import DrawSpread, Estimate, draw_spread, estimate
 
 
 matplotlib.use("Agg")
@@ -27,7 +26,8 @@ import matplotlib.pyplot as plt
 
 
 HERE = Path(__file__).parent
-PAGE = HERE.parents[1] / "docs" / "evidence.md"
+PAGES = (HERE / "results" / "README.md", HERE.parents[1] / "docs" / "evidence.md")
+IMAGES = HERE.parents[1] / "docs" / "images"
 # What the Charm arms are held against.
 RIVALS = ("kept-aspect", "squash", "centre-crop", "pad-to-square")
 # Charm arms held against each other: what is it worth to choose regions, to draw in training, to add a scale?
@@ -39,13 +39,6 @@ SELECTIONS = (
 )
 # Test photos by training photos of five folds.
 FOLD_RATIO = 0.25
-Rows = list[dict[str, str]]
-
-
-def read_rows(path: Path) -> Rows:
-    """Rows of a CSV file."""
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def values_of(rows: Rows, arm: str, factor: str | None, column: str) -> dict[tuple[str, str], float]:
@@ -69,12 +62,6 @@ def present(rows: Rows, order: Sequence[str]) -> list[str]:
     """Arms that have results, in the given order."""
     found = {row["arm"] for row in rows}
     return [arm for arm in order if arm in found]
-
-
-def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table."""
-    parts = [header, ["---"] * len(header), *lines]
-    return "\n".join("| " + " | ".join(part) + " |" for part in parts)
 
 
 def planted_table(rows: Rows, column: str) -> str:
@@ -105,11 +92,9 @@ def _mean(rows: Rows, arm: str, question: str) -> float:
 def differences_table(rows: Rows, pairs: Sequence[tuple[str, str]]) -> str:
     """One arm minus another, paired by seed."""
     found = {row["arm"] for row in rows}
-    lines = [
-        [ARMS[arm].title, ARMS[rival].title, *(difference(rows, arm, rival, asked).signed for asked in QUESTIONS)]
-        for arm, rival in pairs
-        if {arm, rival} <= found
-    ]
+    there = [pair for pair in pairs if {*pair} <= found]
+    cells = claims([[difference(rows, *pair, asked) for asked in QUESTIONS] for pair in there])
+    lines = [[ARMS[arm].title, ARMS[rival].title, *line] for (arm, rival), line in zip(there, cells, strict=True)]
     return markdown(["arm", "minus", *QUESTIONS], lines)
 
 
@@ -139,11 +124,10 @@ def faults_table(rows: Rows) -> str:
     found = {row["factor"] for row in rows}
     asked = [question for question in QUESTIONS if question in found]
     ours = [str(estimate(list(values_of(rows, "ours", question, "srcc").values()))) for question in asked]
-    lines = [["our defaults (SRCC itself)", *ours]]
-    for fault in present(rows, [name for name in FAULTS if name != "ours"]):
-        cells = [difference(rows, fault, "ours", question).signed for question in asked]
-        lines.append([FAULTS[fault].title, *cells])
-    return markdown(["instead of our default", *asked], lines)
+    faults = present(rows, [name for name in FAULTS if name != "ours"])
+    cells = claims([[difference(rows, fault, "ours", question) for question in asked] for fault in faults])
+    lines = [[FAULTS[fault].title, *line] for fault, line in zip(faults, cells, strict=True)]
+    return markdown(["instead of our default", *asked], [["our defaults (SRCC itself)", *ours], *lines])
 
 
 def oasis_table(rows: Rows) -> str:
@@ -249,32 +233,27 @@ def make_tables(results: Path) -> dict[str, str]:
         ("costs", "planted/costs.csv", costs_table),
         ("faults", "faults/results.csv", faults_table),
         ("oasis", "oasis/results.csv", oasis_table),
-        ("selection", "selection/results.csv", selection_table),
+        ("selection", "selection/results.csv.gz", selection_table),
     ]
-    return {name: make(read_rows(results / file)) for name, file, make in makers if (results / file).exists()}
-
-
-def fill_page(text: str, tables: dict[str, str]) -> str:
-    """Replace what stands between the marks of each table."""
-    for name, table in tables.items():
-        pattern = re.compile(rf"(<!-- table {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        text = pattern.sub(lambda match, new=table: f"{match[1]}{new}\n{match[2]}", text)  # type: ignore[misc]
-    return text
+    read = [(name, make, read_rows(results / file)) for name, file, make in makers]
+    return {name: make(rows) for name, make, rows in read if rows}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Fill the page and draw the plots."""
+    """Fill the pages and draw the plots."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=HERE / "results")
-    parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--pages", type=Path, nargs="*", default=PAGES)
+    parser.add_argument("--images", type=Path, default=IMAGES)
     args = parser.parse_args(argv)
     tables = make_tables(args.results)
-    args.page.write_text(fill_page(args.page.read_text(encoding="utf-8"), tables), encoding="utf-8")
-    images = args.page.parent / "images"
+    for page in args.pages:
+        fill_page(page, tables)
     if "planted" in tables:
-        plot_planted(read_rows(args.results / "planted" / "results.csv"), images / "evidence_planted.png")
+        plot_planted(read_rows(args.results / "planted" / "results.csv"), args.images / "evidence_planted.png")
     if "selection" in tables:
-        plot_selection(read_rows(args.results / "selection" / "results.csv"), images / "evidence_selection.png")
+        drawn = read_rows(args.results / "selection" / "results.csv.gz")
+        plot_selection(drawn, args.images / "evidence_selection.png")
     for name, table in tables.items():
         print(f"\n{name}\n\n{table}")
 

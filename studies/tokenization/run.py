@@ -5,16 +5,14 @@
     python -m studies.tokenization.run --workers 2 --size full                # the published form
 
 Each run leaves a JSON file in `--work-dir`; started again, the command goes on with what is missing. `--data-dir`
-holds `images/` and `ratings.csv` (columns `image`, `category`, `mean`). `report.py` turns the results into the tables
-and plots of `docs/evidence.md`.
+holds `images/` and `ratings.csv` (columns `image`, `category`, `mean`). `report.py` turns the results into
+tables and plots.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -28,11 +26,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from charm_hf.files import replaced_file, write_json
+from studies.oasis.photos import OasisData
+from studies.results import write_rows
 from studies.tokenization.arms import ARMS
 from studies.tokenization.faults import FAULTS
-from studies.tokenization.oasis import OASIS_ARMS, OasisData, flip_tokens
 from studies.tokenization.planted_images import QUESTIONS, make_planted_image
-from studies.tokenization.token_cache import TokenCache, ensure_cache, load_cache
+from studies.tokenization.token_cache import TokenCache, ensure_cache, flip_tokens, load_cache
 from studies.tokenization.training import Part, Recipe, gmacs, predict, run, stack_targets
 
 
@@ -41,6 +41,8 @@ STUDIES = ("planted", "faults", "selection", "oasis")
 FAULTY_ARM = "charm-recipe"
 # The arm whose models are asked about several draws of one image.
 DRAWN_ARM = "charm-random"
+# The arms that are tried on real ratings.
+OASIS_ARMS = ("charm-recipe", "squash", "centre-crop", "kept-aspect")
 COLUMNS = ("arm", "factor", "seed", "srcc", "plcc", "tokens", "gmacs", "seconds", "best_epoch")
 
 
@@ -171,10 +173,8 @@ class Study:
         path = self.work_dir / "planted" / "targets.npy"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            np.save(
-                path.with_suffix(f".{os.getpid()}.npy"), _planted(self.size, 0, self.size.pool + self.size.test)[1]
-            )
-            path.with_suffix(f".{os.getpid()}.npy").replace(path)
+            with replaced_file(path) as temporary, temporary.open("wb") as file:
+                np.save(file, _planted(self.size, 0, self.size.pool + self.size.test)[1])
         return np.load(path)
 
     def tokens(self, tokenization: str) -> Path:
@@ -225,9 +225,7 @@ def run_job(job: Job, study: Study) -> str:
         return job.name
     result = _run_oasis(job, study) if job.study == "oasis" else _run_planted(job, study)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps({**asdict(job), **result}))
-    temporary.replace(path)
+    write_json(path, {**asdict(job), **result})
     return job.name
 
 
@@ -319,14 +317,14 @@ def collect(work_dir: Path, output_dir: Path) -> None:
     for study in ("planted", "faults", "oasis"):
         found = [result for result in results if result["study"] == study]
         if found:
-            _write_csv(output_dir / study / "results.csv", COLUMNS, _rows(found))
+            write_rows(output_dir / study / "results.csv", COLUMNS, _rows(found))
     drawn = [result for result in results if "views" in result and result["study"] == "planted"]
     if drawn:
-        _write_csv(output_dir / "selection" / "results.csv", ("seed", "image", "draw", "score"), _view_rows(drawn))
+        write_rows(output_dir / "selection" / "results.csv.gz", ("seed", "image", "draw", "score"), _view_rows(drawn))
     planted = [result for result in results if result["study"] == "planted"]
     if planted:
         header = ("arm", "tokens", "gmacs", "tokenize_ms", "score_ms", "train_seconds")
-        _write_csv(output_dir / "planted" / "costs.csv", header, _cost_rows(planted))
+        write_rows(output_dir / "planted" / "costs.csv", header, _cost_rows(planted))
 
 
 def _rows(results: list[dict[str, Any]]) -> Iterator[Sequence[Any]]:
@@ -350,14 +348,6 @@ def _cost_rows(results: list[dict[str, Any]]) -> Iterator[Sequence[Any]]:
         if found:
             names = ("tokens", "gmacs", "tokenize_ms", "score_ms", "seconds")
             yield arm, *(round(float(np.median([result[name] for result in found])), 4) for name in names)
-
-
-def _write_csv(path: Path, header: Sequence[str], rows: Iterator[Sequence[Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
 
 
 def _one_thread() -> None:

@@ -85,6 +85,28 @@ class TokenCache:
         }
 
 
+def flip_tokens(batch: dict[str, torch.Tensor], rng: np.random.Generator, patch_size: int) -> dict[str, torch.Tensor]:
+    """Mirror photos left and right with probability one half, without going back to their pixels.
+
+    Each token is mirrored, and so is its column in the grid of its scale.
+    """
+    flipped = torch.from_numpy(rng.random(len(batch["scale_ids"])) < 0.5)
+    values = batch["pixel_values"]
+    mirrored = values.unflatten(-1, (-1, patch_size, patch_size)).flip(-1).flatten(-3)
+    columns = batch["spatial_shapes"][..., 1].gather(1, batch["scale_ids"])
+    positions = batch["patch_positions"].clone()
+    positions[..., 1] = torch.where(
+        (batch["pixel_attention_mask"] == 1) & flipped[:, None],
+        columns - 1 - positions[..., 1],
+        positions[..., 1],
+    )
+    return {
+        **batch,
+        "pixel_values": torch.where(flipped[:, None, None], mirrored, values),
+        "patch_positions": positions,
+    }
+
+
 def ensure_cache(
     folder: Path,
     tokenization: str,

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from transformers import ViTConfig
 
 from charm_hf import CharmForAestheticScoring
 from charm_hf.metrics import plcc, srcc
+from charm_hf.training.loop import train_steps
 from charm_hf.training.optimization import build_parameter_groups
+from charm_hf.training.run_state import TrainingParts
 from studies.tokenization.faults import FAULTS, Fault
 from studies.tokenization.token_cache import TokenCache
 
@@ -156,22 +159,20 @@ def run(
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, recipe))
     normalize = chosen.normalize or IMAGENET_GREY
     pad_to = recipe.max_num_patches if chosen.pads_to_limit else 0
-    batches = _order(len(train.images), recipe, chosen.shuffles, rng)
     every = max(1, recipe.updates // recipe.evaluations)
     best: dict[int, tuple[float, int, dict[str, torch.Tensor]]] = {}
-    for update, rows in enumerate(batches, start=1):
-        model.train()
-        draws = rng.integers(train.cache.num_draws, size=len(rows))
-        batch = train.cache.batch(train.images[rows], draws, normalize, pad_to)
-        if augment is not None:
-            batch = augment(batch, rng)
-        targets = torch.from_numpy(train.targets[rows]).float().to(device)
-        loss = _loss(model(**_moved(batch, device)), targets)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        scheduler.step()
+
+    def drawn() -> Iterator[dict[str, torch.Tensor]]:
+        for rows in _order(len(train.images), recipe, chosen.shuffles, rng):
+            model.train()
+            draws = rng.integers(train.cache.num_draws, size=len(rows))
+            batch = train.cache.batch(train.images[rows], draws, normalize, pad_to)
+            if augment is not None:
+                batch = augment(batch, rng)
+            yield {**batch, "targets": torch.from_numpy(train.targets[rows]).float()}
+
+    parts, accelerator = TrainingParts(model, optimizer, scheduler), Accelerator(cpu=device == "cpu")
+    for update, _ in enumerate(train_steps(parts, drawn(), _loss, accelerator=accelerator), start=1):
         if validation is not None and (update % every == 0 or update == recipe.updates):
             predicted = predict(model, validation, normalize, pad_to)
             weights = copy.deepcopy(model.state_dict())
@@ -213,18 +214,15 @@ def _order(count: int, recipe: Recipe, shuffles: bool, rng: np.random.Generator)
     return list(flat.reshape(recipe.updates, recipe.batch_size))
 
 
-def _moved(batch: dict[str, torch.Tensor], device: str | torch.device) -> dict[str, torch.Tensor]:
-    return {name: tensor.to(device) for name, tensor in batch.items()}
-
-
 def _answers(outputs: Any) -> torch.Tensor:
     """All answers in [0, 1], (B, Q): the attributes, then the score."""
     score = outputs.normalized_scores[:, None]
     return score if outputs.attributes is None else torch.cat([(outputs.attributes + 1) / 2, score], dim=1)
 
 
-def _loss(outputs: Any, targets: torch.Tensor) -> torch.Tensor:
-    return (_answers(outputs) - targets).square().mean()
+def _loss(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    inputs = {name: tensor for name, tensor in batch.items() if name != "targets"}
+    return (_answers(model(**inputs)) - batch["targets"]).square().mean()
 
 
 @torch.no_grad()
@@ -237,7 +235,7 @@ def predict(
     device = next(model.parameters()).device
     for images in np.array_split(part.images, math.ceil(len(part.images) / 32)):
         batch = part.cache.batch(images, np.full(len(images), draw), normalize, pad_to)
-        answers.append(_answers(model(**_moved(batch, device))).cpu())
+        answers.append(_answers(model(**{name: tensor.to(device) for name, tensor in batch.items()})).cpu())
     return torch.cat(answers).double().numpy()
 
 

@@ -10,6 +10,7 @@ from charm_hf.metrics import srcc
 from studies.mmlq import figure, report
 from studies.mmlq import run as study
 from studies.mmlq.grammar import LEVELS, NEUTRAL, NOUNS, WORDS, Grammar, is_informative, known_answer
+from studies.results import read_rows
 
 
 RATINGS = np.linspace(0, 1, 400)
@@ -61,9 +62,9 @@ def test_the_study_runs_goes_on_and_fills_the_page(folder, tmp_path, monkeypatch
     results, page = tmp_path / "results.csv", tmp_path / "page.md"
     options = ["--data-dir", str(folder), "--results", str(results), "--steps", "2", "--sets", "2", "--no-report"]
     study.main([*options, "--seeds", "1", "--arms", "both", "image"])
-    before = study.read_results(results)
+    before = read_rows(results)
     study.main([*options, "--seeds", "2"])
-    rows = study.read_results(results)
+    rows = read_rows(results)
     assert rows[:2] == before
     assert len(rows) == 2 * len(study.ARMS)
     page.write_text(

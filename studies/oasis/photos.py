@@ -1,4 +1,4 @@
-"""Real photographs with real ratings: the beauty votes of OASIS, cross-validated."""
+"""Real photographs with real ratings: the beauty votes of OASIS."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
 from charm_hf.training.partition import assign_folds
 
 
-OASIS_ARMS = ("charm-recipe", "squash", "centre-crop", "kept-aspect")
 RATING_RANGE = (1.0, 7.0)
 
 
@@ -47,25 +45,3 @@ class OasisData:
     def folds(self, seed: int) -> np.ndarray:
         """Fold of each photo."""
         return np.array(assign_folds([path.name for path in self.paths], self.categories, seed))
-
-
-def flip_tokens(batch: dict[str, torch.Tensor], rng: np.random.Generator, patch_size: int) -> dict[str, torch.Tensor]:
-    """Mirror photos left and right with probability one half, without going back to their pixels.
-
-    Each token is mirrored, and so is its column in the grid of its scale.
-    """
-    flipped = torch.from_numpy(rng.random(len(batch["scale_ids"])) < 0.5)
-    values = batch["pixel_values"]
-    mirrored = values.unflatten(-1, (-1, patch_size, patch_size)).flip(-1).flatten(-3)
-    columns = batch["spatial_shapes"][..., 1].gather(1, batch["scale_ids"])
-    positions = batch["patch_positions"].clone()
-    positions[..., 1] = torch.where(
-        (batch["pixel_attention_mask"] == 1) & flipped[:, None],
-        columns - 1 - positions[..., 1],
-        positions[..., 1],
-    )
-    return {
-        **batch,
-        "pixel_values": torch.where(flipped[:, None, None], mirrored, values),
-        "patch_positions": positions,
-    }

@@ -1,6 +1,6 @@
 """Scores of a checkpoint in bfloat16 and in dynamic int8 against float32: how far, in which order, how fast.
 
-    python -m studies.precision charm_hf/assets/charm-tiny FOLDER_OF_PHOTOS [--limit 100]
+    python -m studies.precision.run charm_hf/assets/charm-tiny FOLDER_OF_PHOTOS [--limit 100]
 
 Prints, for each precision, the largest and mean distance in normalized scores (1 = the whole range), the rank
 correlation with float32 (SRCC), and CPU time.

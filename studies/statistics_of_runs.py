@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,19 +20,31 @@ class Estimate:
     half: float
     p: float
 
-    @property
-    def spans_zero(self) -> bool:
-        """Whether nothing may be claimed."""
-        return abs(self.mean) <= self.half
-
     def __str__(self) -> str:
         return f"{self.mean:.2f} ± {self.half:.2f}"
 
     @property
     def signed(self) -> str:
-        """With its sign, bold if zero lies outside the interval."""
-        text = f"{self.mean:+.3f} ± {self.half:.3f}"
-        return text if self.spans_zero else f"**{text}**"
+        """With its sign, as a difference."""
+        return f"{self.mean:+.3f} ± {self.half:.3f}"
+
+
+def claims(table: Sequence[Sequence[Estimate | None]], level: float = 0.05) -> list[list[str]]:
+    """Cells of a table of differences: bold where chance is ruled out although so many were looked at.
+
+    By Holm (1979) over the whole table: the probability of one bold cell or more by chance alone is `level`. `None`
+    gives an empty cell.
+    """
+    found = sorted(cell.p for row in table for cell in row if cell is not None)
+    held = list(itertools.takewhile(lambda ranked: ranked[1] <= level / (len(found) - ranked[0]), enumerate(found)))
+    largest = held[-1][1] if held else -1.0
+
+    def cell_text(cell: Estimate | None) -> str:
+        if cell is None:
+            return ""
+        return f"**{cell.signed}**" if cell.p <= largest else cell.signed
+
+    return [[cell_text(cell) for cell in row] for row in table]
 
 
 def estimate(values: ArrayLike, variance_factor: float = 0.0) -> Estimate:

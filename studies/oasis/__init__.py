@@ -1,0 +1,1 @@
+"""The OASIS photographs with their beauty ratings, which several studies take."""

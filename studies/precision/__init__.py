@@ -1,0 +1,1 @@
+"""How far half precision and eight bits move scores."""
