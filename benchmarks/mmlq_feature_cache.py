@@ -1,7 +1,7 @@
 """How much shorter an epoch of MMLQ training is on features that were computed beforehand.
 
-    python benchmarks/mmlq_feature_cache.py
-    python benchmarks/mmlq_feature_cache.py --shape paper --photos 8 --batch-size 4
+    python -m benchmarks.mmlq_feature_cache
+    python -m benchmarks.mmlq_feature_cache --shape paper --photos 8 --batch-size 4
 
 Encoders with random weights do the work of pretrained ones. The photos are 640 × 480 JPEG files, each with comments
 of `--words` words; an epoch reads, encodes and trains (AdamW) as `examples/train.py` does, in one process.

@@ -1,6 +1,6 @@
 """How long the AVA reader takes for a table of AVA's size.
 
-    python benchmarks/read_ava.py
+    python -m benchmarks.read_ava
 
 Writes a folder of AVA's shape (255,530 rows with random votes, empty image files, a test list of 20,000) to a
 temporary place and reads it. Nothing opens the image files, so that they may be empty.

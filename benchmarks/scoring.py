@@ -1,11 +1,11 @@
 """What the scoring engine costs beside a bare loop over the model, as ratios measured in one run.
 
-    python benchmarks/scoring.py overhead      engine and bare loop, without and with worker processes
-    python benchmarks/scoring.py memory        peak memory and time of 2,000 and of 20,000 images
-    python benchmarks/scoring.py padding       share of padding tokens among mixed sizes
-    python benchmarks/scoring.py decoding      reduced decoding of large JPEG files: time, memory, change of the score
-    python benchmarks/scoring.py rates         processor time and bytes an image, for docs/scaling.md
-    python benchmarks/scoring.py kills         20 kills at random moments, tables compared
+    python -m benchmarks.scoring overhead      engine and bare loop, without and with worker processes
+    python -m benchmarks.scoring memory        peak memory and time of 2,000 and of 20,000 images
+    python -m benchmarks.scoring padding       share of padding tokens among mixed sizes
+    python -m benchmarks.scoring decoding      reduced decoding of large JPEG files: time, memory, change of the score
+    python -m benchmarks.scoring rates         processor time and bytes an image, for docs/scaling.md
+    python -m benchmarks.scoring kills         20 kills at random moments, tables compared
 
 Everything is made on the spot (images, a random model), so that it runs anywhere offline.
 """

@@ -1,6 +1,6 @@
 """Two baselines for `charm-tiny` on photos with votes: predict the mean, and a ridge regression on colour statistics.
 
-    python studies/charm_tiny/baselines.py --data-dir PATH_TO_OASIS
+    python -m studies.charm_tiny.baselines --data-dir PATH_TO_OASIS
 
 `--data-dir` holds `images/` and `ratings.csv` (columns `image`, `category`, `mean`). Prints one JSON object: for each
 baseline SRCC, PLCC, MSE and MAE, each as the mean and the standard deviation over folds and over seeds of the folds
