@@ -1,138 +1,37 @@
-"""How Charm turns an image into tokens of several scales (Behrad et al., CVPR 2025, section 3): pure tensor functions.
+"""Which regions of a photo matter: the importances, and the one table of the selections that a user can name.
 
-Vocabulary: the image is cut into square *regions* of the largest region size; a region that matters keeps its full
-resolution, the others are shrunk; every region is then cut into *tokens* of `patch_size` pixels. Scale 0 is the
-coarsest.
+An importance takes an image whose sides are multiples of `size` and gives one number a region, row-major. To add one,
+write such a function and enter it in `SELECTIONS`; a second form for 8-bit pixels in main memory, in NumPy, is optional
+and only makes it faster.
+
+Two computations of one photo (on a CPU and a GPU, with one thread and many, by another make of processor, by a fast
+form and a slow one) have to choose the same regions. Hence each importance is well-conditioned (see
+`frequency_importance`) and rounded to less than rounding errors can reach, and equal regions rank by their place.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 
-# Tokens that the released code spends on high-resolution regions, per number of scales: 512 for two, 768 for three.
-HIGH_RESOLUTION_BUDGET_PER_SCALE = 256
-
-
-@lru_cache(maxsize=64)
-def region_sizes(patch_size: int, num_scales: int, downscale_factor: float) -> tuple[int, ...]:
-    """Region sizes in pixels, coarsest first: `int(factor_s · 2^(n-1) · P)` for factors evenly spaced from f to 1.
-
-    Raises:
-        ValueError: if a region would not hold a whole number of tokens.
-    """
-    top = 2 ** (num_scales - 1) * patch_size
-    if num_scales == 1:
-        return (top,)
-    step = (1.0 - downscale_factor) / (num_scales - 1)
-    # Rounded before it is truncated: 0.8 * 5 is 4, not 3.
-    sizes = tuple(int(round((downscale_factor + step * scale) * top, 6)) for scale in range(num_scales))
-    if any(size % patch_size or size == 0 for size in sizes) or len(set(sizes)) < num_scales:
-        raise ValueError(
-            f"`downscale_factor={downscale_factor}` gives regions of {sizes} pixels for {num_scales} scales; each "
-            f"must be another multiple of the patch size {patch_size}."
-        )
-    return sizes
-
-
-@dataclass(frozen=True)
-class TokenPlan:
-    """What an image of one size becomes, before its content is looked at.
-
-    Attributes:
-        height, width: size in pixels after cropping and zero-padding at the right and the bottom.
-        sizes: region size of each scale, coarsest first; a single scale means every patch is kept as it is.
-        region_grid: rows and columns of regions (of tokens, for a single scale).
-        regions_per_scale: number of regions shown at each scale, coarsest first.
-        num_tokens: length of the token sequence.
-        grids: rows and columns of each scale's token grid; (0, 0) for a scale that the image does not use.
-    """
-
-    height: int
-    width: int
-    patch_size: int
-    sizes: tuple[int, ...]
-    region_grid: tuple[int, int]
-    regions_per_scale: tuple[int, ...]
-    num_tokens: int
-    grids: tuple[tuple[int, int], ...]
-
-    @property
-    def is_multiscale(self) -> bool:
-        """Whether regions are shown at different scales."""
-        return len(self.sizes) > 1
-
-
-@lru_cache(maxsize=4096)
-def plan_tokens(
-    height: int, width: int, patch_size: int, num_scales: int, downscale_factor: float, max_num_patches: int
-) -> TokenPlan:
-    """Decide between native and multi-scale tokens and count them; pixels are not needed for it.
-
-    An image of at most `max_num_patches + 1` patches keeps them all (the released rule counts CLS into the length).
-    Otherwise both sides become multiples of the least common multiple of the region sizes, by cropping or by padding,
-    whichever touches the smaller corner area; a side is never cropped to nothing.
-    """
-    sizes = region_sizes(patch_size, num_scales, downscale_factor)
-    rows, columns = math.ceil(height / patch_size), math.ceil(width / patch_size)
-    if num_scales == 1 or rows * columns <= max_num_patches + 1:
-        return TokenPlan(
-            rows * patch_size,
-            columns * patch_size,
-            patch_size,
-            (patch_size,),
-            (rows, columns),
-            (rows * columns,),
-            rows * columns,
-            ((rows, columns), *((0, 0),) * (num_scales - 1)),
-        )
-    height, width = _fit_to_multiple(height, width, math.lcm(*sizes))
-    region_rows, region_columns = height // sizes[-1], width // sizes[-1]
-    counts = _regions_per_scale(region_rows * region_columns, num_scales, max_num_patches)
-    return TokenPlan(
-        height,
-        width,
-        patch_size,
-        sizes,
-        (region_rows, region_columns),
-        counts,
-        sum(count * (size // patch_size) ** 2 for count, size in zip(counts, sizes, strict=True)),
-        tuple((region_rows * (size // patch_size), region_columns * (size // patch_size)) for size in sizes),
-    )
-
-
-def _fit_to_multiple(height: int, width: int, multiple: int) -> tuple[int, int]:
-    crop_height, crop_width = height % multiple, width % multiple
-    pad_height, pad_width = -height % multiple, -width % multiple
-    cropping_is_smaller = (pad_width or 1) * (pad_height or 1) > (crop_width or 1) * (crop_height or 1)
-    if cropping_is_smaller and height > crop_height and width > crop_width:
-        return height - crop_height, width - crop_width
-    return height + pad_height, width + pad_width
-
-
-def _regions_per_scale(num_regions: int, num_scales: int, max_num_patches: int) -> tuple[int, ...]:
-    """Every scale but the coarsest gets `int((S/n) / 4^(n-1))` regions; S never exceeds the sequence length."""
-    budget = min(HIGH_RESOLUTION_BUDGET_PER_SCALE * num_scales, max_num_patches)
-    count = int(budget / num_scales / 4 ** (num_scales - 1))
-    counts = [0] * num_scales
-    for scale in range(num_scales - 1, 0, -1):
-        counts[scale] = min(count, num_regions)
-        num_regions -= counts[scale]
-    counts[0] = num_regions
-    return tuple(counts)
-
-
-def pad_or_crop(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Crop and zero-pad a (C, H, W) image at the right and the bottom to the given size."""
-    image = image[:, :height, :width]
-    padding = (0, width - image.shape[2], 0, height - image.shape[1])
-    return F.pad(image, padding) if any(padding) else image
+# Added to the power of each frequency of pixels in [0, 1]. What 8 bits cannot say lies near 1e-3, so that no texture is
+# touched, and rounding errors of single precision lie near 1e-11, so that a frequency that is not there counts the same
+# everywhere.
+POWER_FLOOR = 1e-8
+# Where the rounding errors of the published tokenizer, in single precision, put such a frequency.
+RELEASED_POWER_FLOOR = 1e-12
+# Parts of a unit in which gradients are counted, so that their sums are exact.
+GRADIENT_STEPS = 8
+# Parts of a bit in which the terms of an entropy are counted, likewise.
+ENTROPY_STEPS = 2**32
 
 
 def split_into_tiles(image: torch.Tensor, size: int) -> torch.Tensor:
@@ -142,31 +41,137 @@ def split_into_tiles(image: torch.Tensor, size: int) -> torch.Tensor:
     return tiles.permute(1, 3, 0, 2, 4)
 
 
+def strips_of(planes: Any, size: int) -> Iterator[Any]:
+    """Yield the rows of regions, each (C, size, W), as views: what is computed from a strip stays in the cache."""
+    for top in range(0, planes.shape[1], size):
+        yield planes[:, top : top + size]
+
+
+def _levels(image: torch.Tensor) -> torch.Tensor:
+    """Float32 pixels from 0 to 255 of a `uint8` image, or of a float image in [0, 1]."""
+    return image.float() * 255 if image.is_floating_point() else image.float()
+
+
 # ---------------------------------------------------------------------------------------------------------------------
-# Importance of regions. Each takes an image whose sides are multiples of `size` and gives one number a region, row-
-# major.
+# Frequency.
 
 
-def to_unit_range(image: torch.Tensor) -> torch.Tensor:
-    """Float32 pixels in [0, 1] of a `uint8` or float image."""
-    return image.float() if image.is_floating_point() else image.float() / 255
+def frequency_importance(
+    image: torch.Tensor, size: int, floor: float = POWER_FLOOR, dtype: torch.dtype = torch.float32
+) -> torch.Tensor:
+    """Mean of `10·log10(|FFT|² + floor)` over channels and frequencies, in hundredths of a decibel.
 
+    The paper has no floor, and its mean of logarithms is then ill-conditioned: a frequency of no power counts -inf, or
+    -140 dB where a rounding error is left of it, and one such frequency moves a region past others.
 
-def frequency_importance(image: torch.Tensor, size: int) -> torch.Tensor:
-    """Mean of `20·log10|FFT|` over channels and frequencies; a flat region gives -inf.
+    Args:
+        image: (C, H, W) `uint8`, or float in [0, 1].
+        size: of a region.
+        floor: of the power of pixels in [0, 1].
+        dtype: to compute in.
 
-    Only half of the spectrum is computed: a real signal's other half has the same magnitudes, so that its columns
-    count twice.
+    Returns:
+        (R,) float32.
     """
-    tiles = split_into_tiles(to_unit_range(image), size).flatten(0, 1).contiguous()
-    spectrum = torch.view_as_real(torch.fft.rfft2(tiles))
-    power = spectrum.square().sum(-1)
-    weights = torch.full((power.shape[-1],), 2.0, device=power.device)
+    # Half of a real signal's spectrum has the same magnitudes as the other half: its columns count twice.
+    weights = torch.full((size // 2 + 1,), 2.0, device=image.device, dtype=dtype)
     weights[0] = 1.0
     if size % 2 == 0:
         weights[-1] = 1.0
-    decibels = power.log10().mul_(10).sum(dim=(1, 2)) @ weights
-    return decibels / (tiles.shape[1] * size * size)
+    sums = []
+    for strip in strips_of(image, size):
+        tiles = split_into_tiles(_levels(strip).to(dtype) / 255, size)[0].contiguous()
+        power = torch.view_as_real(torch.fft.rfft2(tiles)).square().sum(-1).add_(floor)
+        sums.append(power.log10_().sum(dim=(1, 2)) @ weights)
+    mean = torch.cat(sums) * (10 / (image.shape[0] * size * size))
+    return mean.float().mul(100).round().div(100)
+
+
+def released_frequency_importance(image: torch.Tensor, size: int) -> torch.Tensor:
+    """`frequency_importance` as the published tokenizer computes it, rounding errors included, the same everywhere."""
+    return frequency_importance(image, size, RELEASED_POWER_FLOOR, torch.float64)
+
+
+@lru_cache(maxsize=16)
+def _fourier_bases(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Real bases for `fast_frequency_importance`, with the origin between the two middle pixels.
+
+    So placed, cosines are even and sines odd around the middle, and one half of each is enough.
+
+    Returns:
+        (2, 1, size/2, size/2): downwards, cosines of frequencies 0, 1, … size/2-1 and sines of frequencies size/2, 1,
+        … size/2-1, each over the first half of the pixels; (2, 1, 1, size, size/2+1): across, cosines and sines of
+        frequencies 0 … size/2, divided by 255.
+    """
+    half = size // 2
+    pixels = 2 * math.pi / size * (np.arange(size) - (size - 1) / 2)
+    frequencies = np.arange(half)
+    cosines = np.cos(np.outer(frequencies, pixels[:half]))
+    sines = np.sin(np.outer(np.where(frequencies == 0, half, frequencies), pixels[:half]))
+    across = np.outer(pixels, np.arange(half + 1))
+    down = np.stack([cosines, sines])[:, None].astype(np.float32)
+    return down, (np.stack([np.cos(across), -np.sin(across)]) / 255)[:, None, None].astype(np.float32)
+
+
+# So many columns of regions at once keep what is computed from them in the cache, and every product so small that no
+# BLAS starts threads for it, which would wait for each other wherever the cores are busy.
+FREQUENCY_COLUMNS = 32
+
+
+def fast_frequency_importance(planes: np.ndarray, size: int) -> np.ndarray:
+    """`frequency_importance` of (3, H, W) `uint8` planes; matrices of this size beat an FFT.
+
+    With A and B the transforms of a region's even and odd part (top to bottom), F(u, v) = A - iB and F(-u, v) =
+    A + iB. The three channels are multiplied before the logarithm is taken.
+    """
+    if size % 2 or size > 64:
+        return frequency_importance(torch.from_numpy(planes), size).numpy()
+    half = size // 2
+    down, across = _fourier_bases(size)
+    # Columns of frequencies 1 … size/2-1 stand for their mirror images too.
+    weights = np.full(half + 1, 2.0, dtype=np.float32)
+    weights[[0, -1]] = 1.0
+    sums = []
+    for strip in strips_of(planes, size):
+        for left in range(0, planes.shape[2], FREQUENCY_COLUMNS * size):
+            pixels = strip[:, :, left : left + FREQUENCY_COLUMNS * size].astype(np.float32)
+            upper, lower = pixels[:, :half], pixels[:, : half - 1 : -1]
+            folded = np.matmul(down, np.stack([upper + lower, upper - lower]))
+            spectrum = np.matmul(folded.reshape(2, 3 * half, -1, size), across)
+            (even, odd), (even_i, odd_i) = spectrum.reshape(2, 2, 3, half, -1, half + 1)
+            first, second = _power(even + odd_i, even_i - odd), _power(even - odd_i, even_i + odd)
+            # Frequency 0 has no odd part and size/2 no even one: they share the first row.
+            first[:, 0], second[:, 0] = _power(even[:, 0], even_i[:, 0]), _power(odd[:, 0], odd_i[:, 0])
+            logarithms = _log_of_channels(first)
+            logarithms += _log_of_channels(second)
+            sums.append(logarithms.sum(axis=0) @ weights)
+    mean = np.concatenate(sums) * np.float32(10 / math.log(10) / (3 * size * size))
+    return np.round(mean, 2)
+
+
+def _power(real: np.ndarray, imaginary: np.ndarray) -> np.ndarray:
+    power = real * real
+    power += imaginary * imaginary
+    return power
+
+
+def _log_of_channels(power: np.ndarray) -> np.ndarray:
+    """Sum over the three channels of the logarithm of floored powers, in place."""
+    power += np.float32(POWER_FLOOR)
+    power[0] *= power[1]
+    power[0] *= power[2]
+    return np.log(power[0], out=power[0])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Entropy.
+
+
+@lru_cache(maxsize=16)
+def _entropy_terms(num_pixels: int) -> torch.Tensor:
+    """`-p·log2(p + 1e-9)` of each count of pixels, in steps, as int64: sums of them are exact in any order."""
+    probabilities = torch.arange(num_pixels + 1, dtype=torch.float64) / num_pixels
+    return (-probabilities * torch.log2(probabilities + 1e-9) * ENTROPY_STEPS).round().long()
 
 
 def entropy_importance(image: torch.Tensor, size: int) -> torch.Tensor:
@@ -176,20 +181,79 @@ def entropy_importance(image: torch.Tensor, size: int) -> torch.Tensor:
     bins = tiles.flatten(1).long()
     bins += torch.arange(len(bins), device=bins.device)[:, None] * 256
     counts = torch.bincount(bins.flatten(), minlength=len(bins) * 256)
-    probabilities = torch.arange(bins.shape[1] + 1, device=bins.device, dtype=torch.float32) / bins.shape[1]
-    terms = -probabilities * torch.log2(probabilities + 1e-9)
-    return terms[counts].view(len(bins), 256).sum(1)
+    terms = _entropy_terms(bins.shape[1]).to(counts.device)
+    return (terms[counts].view(len(bins), 256).sum(1).double() / ENTROPY_STEPS).float()
+
+
+def fast_entropy_importance(planes: np.ndarray, size: int) -> np.ndarray:
+    """`entropy_importance` of (3, H, W) `uint8` planes."""
+    num_columns = planes.shape[2] // size
+    # As many regions at once as have counters that fit the cache, and numbers of counters that fit 16 bits.
+    at_once = min(num_columns, 64)
+    first_bin = np.repeat(np.arange(at_once, dtype=np.int16) * 256, size)
+    counts = []
+    for strip in strips_of(planes, size):
+        for left in range(0, num_columns, at_once):
+            pixels = strip[:, :, left * size : (left + at_once) * size]
+            bins = torch.from_numpy((pixels + first_bin[: pixels.shape[2]]).ravel())
+            counts.append(torch.bincount(bins, minlength=pixels.shape[2] // size * 256))
+    terms = _entropy_terms(3 * size * size).index_select(0, torch.cat(counts))
+    return (terms.view(-1, 256).sum(1).double() / ENTROPY_STEPS).float().numpy()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Gradient.
 
 
 def gradient_importance(image: torch.Tensor, size: int) -> torch.Tensor:
     """Sum of Sobel gradient magnitudes of the channel mean; each region alone, its border padded with zeros."""
-    grey = to_unit_range(image).mean(0, keepdim=True)
+    grey = _levels(image).sum(0, keepdim=True)
     tiles = F.pad(split_into_tiles(grey, size).flatten(0, 2), (1, 1, 1, 1))
     smoothed_down = tiles[:, :-2] + 2 * tiles[:, 1:-1] + tiles[:, 2:]
     smoothed_across = tiles[:, :, :-2] + 2 * tiles[:, :, 1:-1] + tiles[:, :, 2:]
     across = smoothed_down[:, :, 2:] - smoothed_down[:, :, :-2]
     down = smoothed_across[:, 2:] - smoothed_across[:, :-2]
-    return torch.sqrt(across.square() + down.square()).sum(dim=(1, 2))
+    steps = torch.sqrt(across.square() + down.square()).mul_(GRADIENT_STEPS).round_()
+    total = steps.sum(dim=(1, 2), dtype=torch.float64) / (GRADIENT_STEPS * image.shape[0] * 255)
+    return total.float()
+
+
+def fast_gradient_importance(planes: np.ndarray, size: int) -> np.ndarray:
+    """`gradient_importance` of (3, H, W) `uint8` planes."""
+    num_columns = planes.shape[2] // size
+    # Integers up to 4 · 3 · 255 fit. A frame of zeros around each region lets whole strips be shifted at once.
+    framed = np.zeros((size + 2, num_columns, size + 2), dtype=np.int16)
+    rows = framed.reshape(size + 2, -1)
+    smooth, steep = np.empty_like(rows[:-2]), np.empty_like(rows[:-2])
+    across, down = np.empty_like(smooth[:, 2:]), np.empty_like(smooth[:, 2:])
+    magnitudes, squares = (np.empty(across.shape, dtype=np.float32) for _ in range(2))
+    total = np.zeros(rows.shape[1], dtype=np.float64)
+    sums = []
+    for strip in strips_of(planes, size):
+        framed[1:-1, :, 1:-1] = strip.sum(axis=0, dtype=np.int16).reshape(size, num_columns, size)
+        np.subtract(rows[2:], rows[:-2], out=steep)
+        np.add(rows[:-2], rows[2:], out=smooth)
+        smooth += rows[1:-1]
+        smooth += rows[1:-1]
+        np.subtract(smooth[:, 2:], smooth[:, :-2], out=across)
+        np.add(steep[:, :-2], steep[:, 2:], out=down)
+        down += steep[:, 1:-1]
+        down += steep[:, 1:-1]
+        magnitudes[:], squares[:] = across, down
+        magnitudes *= magnitudes
+        squares *= squares
+        magnitudes += squares
+        np.sqrt(magnitudes, out=magnitudes)
+        magnitudes *= GRADIENT_STEPS
+        np.rint(magnitudes, out=magnitudes)
+        # Whole numbers below 2^24 add up exactly in single precision, for as many rows as a region has.
+        total[:-2] = magnitudes.sum(axis=0)
+        sums.append(total.reshape(num_columns, size + 2)[:, :size].sum(axis=1))
+    return (np.concatenate(sums) / (GRADIENT_STEPS * 3 * 255)).astype(np.float32)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Saliency.
 
 
 def saliency_importance(saliency_map: torch.Tensor, size: int) -> torch.Tensor:
@@ -197,15 +261,49 @@ def saliency_importance(saliency_map: torch.Tensor, size: int) -> torch.Tensor:
     return split_into_tiles((saliency_map > 0).float(), size).flatten(0, 1).mean(dim=(1, 2, 3))
 
 
-IMPORTANCE = {
-    "frequency": frequency_importance,
-    "entropy": entropy_importance,
-    "gradient": gradient_importance,
-}
+def draw_salient(share: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Turn shares of salient pixels into an order: salient regions at random, then the others at random."""
+    noise = torch.rand(len(share), generator=generator).to(share.device)
+    return (share > 0).float() + noise
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# From importance to tokens.
+# The selections, and the ranking that follows from an importance.
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A way to choose regions.
+
+    Attributes:
+        importance: `f(image, size)`, image (C, H, W) `uint8` or float in [0, 1], on any device, to (R,) float32;
+            `None` if the content does not decide.
+        fast: the same of (3, H, W) `uint8` planes in NumPy, to (R,) float32.
+        needs_map: `importance` takes a saliency map, (1, H, W), instead of the image.
+    """
+
+    importance: Callable[[torch.Tensor, int], torch.Tensor] | None = None
+    fast: Callable[[np.ndarray, int], np.ndarray] | None = None
+    needs_map: bool = False
+
+
+SELECTIONS: dict[str, Selection] = {
+    "frequency": Selection(frequency_importance, fast_frequency_importance),
+    "gradient": Selection(gradient_importance, fast_gradient_importance),
+    "entropy": Selection(entropy_importance, fast_entropy_importance),
+    "saliency": Selection(saliency_importance, needs_map=True),
+    "random": Selection(),
+    "original": Selection(),
+    "released_frequency": Selection(released_frequency_importance),
+}
+
+
+def measure_importance(selection: Selection, image: torch.Tensor, size: int) -> torch.Tensor:
+    """(R,) importance of the regions of an image, by the fast form where there is one and the pixels allow it."""
+    assert selection.importance is not None
+    if selection.fast is not None and image.dtype == torch.uint8 and image.device.type == "cpu":
+        return torch.from_numpy(selection.fast(image.numpy(), size))
+    return selection.importance(image.detach(), size)
 
 
 def rank_regions(
@@ -217,7 +315,7 @@ def rank_regions(
     the highest scale is drawn from twice as many regions as it takes, and each scale below from the next ranks.
 
     Args:
-        importance: (R,) one number a region; NaN is not allowed, -inf is. Equal regions keep their order.
+        importance: (R,) one number a region. Equal regions keep their order.
         counts: number of regions of each scale, coarsest first.
 
     Returns:
@@ -229,114 +327,12 @@ def rank_regions(
     drawn: list[torch.Tensor] = []
     for level, count in enumerate(reversed(counts[1:])):
         # The highest scale is drawn from ranks 0…2k, the next from 2k…4k; what falls short is filled from the top.
-        pool, rest = _split_pool(ranked, drawn, start=2 * count * level, size=2 * count)
+        start = 2 * count * level
+        pool = ranked[start : start + 2 * count]
         shuffled = pool[torch.randperm(len(pool), generator=generator).to(pool.device)]
-        drawn.append(torch.cat([shuffled, rest])[:count])
+        drawn.append(torch.cat([shuffled, _without(ranked, [*drawn, pool])])[:count])
     return torch.cat([*drawn, _without(ranked, drawn)])
-
-
-def count_ranks(counts: tuple[int, ...], stochastic: bool) -> int:
-    """Number of first ranks on which `rank_regions` depends: what ranks below them, and in which order, is all one."""
-    return 2 * (len(counts) - 1) * max(counts[1:]) if stochastic else sum(counts[1:])
-
-
-def _split_pool(
-    ranked: torch.Tensor, drawn: list[torch.Tensor], start: int, size: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    pool = ranked[start : start + size]
-    return pool, _without(ranked, [*drawn, pool])
 
 
 def _without(indices: torch.Tensor, taken: list[torch.Tensor]) -> torch.Tensor:
     return indices if not taken else indices[~torch.isin(indices, torch.cat(taken))]
-
-
-def draw_salient(share: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Turn shares of salient pixels into an order: salient regions at random, then the others at random."""
-    noise = torch.rand(len(share), generator=generator).to(share.device)
-    return (share > 0).float() + noise
-
-
-@lru_cache(maxsize=64)
-def resize_matrix(size_in: int, size_out: int) -> torch.Tensor:
-    """(out, in) matrix of torch's bicubic resampling (no antialiasing, half-pixel centres, clamped border).
-
-    Resampling is linear and separable: `M @ region @ M.T` shrinks a region on its own, and one matrix serves all.
-    """
-    identity = torch.eye(size_in)[None, None]
-    return F.interpolate(identity, size=(size_out, size_in), mode="bicubic", align_corners=False)[0, 0]
-
-
-def shrink_regions(regions: torch.Tensor, size: int) -> torch.Tensor:
-    """Bicubically resize (N, C, S, S) float regions to (N, C, size, size), each region alone."""
-    matrix = resize_matrix(regions.shape[-1], size).to(regions)
-    return matrix @ (regions @ matrix.T)
-
-
-def patchify(regions: torch.Tensor, patch_size: int) -> torch.Tensor:
-    """Cut (N, C, S, S) regions into (N·(S/P)², C·P·P) tokens, row-major inside a region, channel first in a token."""
-    num_regions, channels, size, _ = regions.shape
-    per_side = size // patch_size
-    tokens = regions.reshape(num_regions, channels, per_side, patch_size, per_side, patch_size)
-    return tokens.permute(0, 2, 4, 1, 3, 5).reshape(-1, channels * patch_size * patch_size)
-
-
-@dataclass(frozen=True)
-class TokenLayout:
-    """Where the tokens of one image stand, coarsest scale first, regions row-major within a scale.
-
-    NumPy, because so many small steps cost it a fraction of what they cost torch.
-
-    Attributes:
-        regions_of_scale: indices, ascending, of the regions shown at each scale of the plan.
-        scale_ids: (L,). positions: (L, 2), row and column in each token's own scale.
-    """
-
-    regions_of_scale: list[np.ndarray]
-    scale_ids: np.ndarray
-    positions: np.ndarray
-
-
-def lay_out_tokens(plan: TokenPlan, ranked: np.ndarray | None) -> TokenLayout:
-    """Order the tokens of an image.
-
-    Args:
-        ranked: (R,) regions; the first `plan.regions_per_scale[-1]` are shown at the highest scale, those that follow
-            at the next lower one, and so on. `None` for native tokens.
-    """
-    if ranked is None:
-        ranked = np.arange(plan.regions_per_scale[0])
-    ends = np.cumsum(plan.regions_per_scale[::-1])
-    regions_of_scale = [np.sort(regions) for regions in np.split(ranked, ends[:-1])][::-1]
-    sides = [size // plan.patch_size for size in plan.sizes]
-    lengths = [len(regions) * side * side for regions, side in zip(regions_of_scale, sides, strict=True)]
-    positions = [
-        _token_positions(regions, plan.region_grid[1], side)
-        for regions, side in zip(regions_of_scale, sides, strict=True)
-    ]
-    return TokenLayout(regions_of_scale, np.repeat(np.arange(len(sides)), lengths), np.concatenate(positions))
-
-
-def _token_positions(regions: np.ndarray, region_columns: int, per_side: int) -> np.ndarray:
-    """Rows and columns, in the token grid of a scale, of the tokens of the given regions: (N·per_side², 2)."""
-    positions = np.empty((len(regions), per_side, per_side, 2), dtype=np.int64)
-    inside = np.arange(per_side)
-    rows, columns = np.divmod(regions, region_columns)
-    positions[..., 0] = rows[:, None, None] * per_side + inside[:, None]
-    positions[..., 1] = columns[:, None, None] * per_side + inside
-    return positions.reshape(-1, 2)
-
-
-def cut_tokens(image: torch.Tensor, plan: TokenPlan, layout: TokenLayout) -> torch.Tensor:
-    """Cut a (C, H, W) image of the plan's size into (L, C·P·P) float32 tokens, in the image's own range.
-
-    A float image's gradient flows into the tokens.
-    """
-    tiles = split_into_tiles(image, plan.sizes[-1]).flatten(0, 1)
-    tokens = []
-    for regions, size in zip(layout.regions_of_scale, plan.sizes, strict=True):
-        pixels = tiles[torch.from_numpy(regions).to(tiles.device)].float()
-        if size != plan.sizes[-1]:
-            pixels = shrink_regions(pixels, size)
-        tokens.append(patchify(pixels, plan.patch_size))
-    return torch.cat(tokens)
