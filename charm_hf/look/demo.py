@@ -203,7 +203,7 @@ class _Session:
 
 
 def _preview(path: str) -> Image.Image:
-    image = load_image(path, draft_size=(_PREVIEW_EDGE, _PREVIEW_EDGE))
+    image = load_image(path, on_size=lambda width, height: (_PREVIEW_EDGE, _PREVIEW_EDGE))
     image.thumbnail((_PREVIEW_EDGE, _PREVIEW_EDGE))
     return image
 

@@ -240,7 +240,7 @@ def _with_thumbnail(photo: _Photo, edge: int, quality: int) -> _Photo:
     if photo.file is None:
         return photo
     try:
-        image = load_image(photo.file, draft_size=(edge, edge))
+        image = load_image(photo.file, on_size=lambda width, height: (edge, edge))
     except (OSError, ValueError) as error:
         return _Photo(photo.row, None, note=f"The file cannot be read: {error}")
     image.thumbnail((edge, edge), Image.Resampling.LANCZOS, reducing_gap=3.0)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,15 +59,18 @@ def _errors_naming(name: str) -> Iterator[None]:
         raise ValueError(f"{name} cannot be decoded: {error}") from error
 
 
-def load_image(source: Any, *, name: str | None = None, draft_size: tuple[int, int] | None = None) -> Image.Image:
+def load_image(
+    source: Any, *, name: str | None = None, on_size: Callable[[int, int], tuple[int, int] | None] | None = None
+) -> Image.Image:
     """Read an image by the rule at the top of this file.
 
     Args:
         source: path (`str` or `os.PathLike`), `http(s)` URL, encoded bytes, binary file object, PIL image, or the
             `{"path": …, "bytes": …}` of an undecoded `datasets` column.
         name: how errors call the image; its path or URL if not given.
-        draft_size: width and height, after EXIF orientation, under which the result must not fall. A JPEG file is then
-            decoded at 1/2, 1/4 or 1/8 of its size where that suffices; other sources ignore it.
+        on_size: called with the width and height, after EXIF orientation, before any pixel is decoded, so that a
+            photo is opened once for both. It may return a width and height under which the result must not fall: a
+            JPEG file is then decoded at 1/2, 1/4 or 1/8 of its size where that suffices; other sources ignore it.
 
     Returns:
         An RGB image that shares nothing with `source`.
@@ -79,10 +82,13 @@ def load_image(source: Any, *, name: str | None = None, draft_size: tuple[int, i
     name = name or describe_source(source)
     with _errors_naming(name):
         if isinstance(source, Image.Image):
+            if on_size is not None:
+                on_size(*_oriented_size(source))
             return _to_rgb(_first_frame(source), name)
         with _open(source, name) as image:
-            if draft_size is not None and image.format == "JPEG" and image.mode in ("RGB", "L"):
-                image.draft(image.mode, draft_size if _oriented_size(image) == image.size else draft_size[::-1])
+            smallest = None if on_size is None else on_size(*_oriented_size(image))
+            if smallest is not None and image.format == "JPEG" and image.mode in ("RGB", "L"):
+                image.draft(image.mode, smallest if _oriented_size(image) == image.size else smallest[::-1])
             return _to_rgb(image, name)
 
 

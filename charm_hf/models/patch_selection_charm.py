@@ -1,8 +1,8 @@
 """Which regions of a photo matter: the importances, and the one table of the selections that a user can name.
 
 An importance takes an image whose sides are multiples of `size` and gives one number a region, row-major. To add one,
-write such a function and enter it in `SELECTIONS`; a second form for 8-bit pixels in main memory, in NumPy, is optional
-and only makes it faster.
+write such a function and enter it in `SELECTIONS`. A second form for 8-bit pixels in main memory, in NumPy, is
+optional and only makes it faster.
 
 Two computations of one photo (on a CPU and a GPU, with one thread and many, by another make of processor, by a fast
 form and a slow one) have to choose the same regions. Hence each importance is well-conditioned (see
@@ -22,9 +22,9 @@ import torch
 import torch.nn.functional as F
 
 
-# Added to the power of each frequency of pixels in [0, 1]. What 8 bits cannot say lies near 1e-3, so that no texture is
-# touched, and rounding errors of single precision lie near 1e-11, so that a frequency that is not there counts the same
-# everywhere.
+# Added to the power of each frequency of pixels in [0, 1]. What 8 bits cannot say lies near 1e-3, so that no texture
+# is touched, and rounding errors of single precision lie near 1e-11, so that a frequency that is not there counts the
+# same everywhere.
 POWER_FLOOR = 1e-8
 # Where the rounding errors of the published tokenizer, in single precision, put such a frequency.
 RELEASED_POWER_FLOOR = 1e-12
@@ -81,7 +81,11 @@ def frequency_importance(
     sums = []
     for strip in strips_of(image, size):
         tiles = split_into_tiles(_levels(strip).to(dtype) / 255, size)[0].contiguous()
-        power = torch.view_as_real(torch.fft.rfft2(tiles)).square().sum(-1).add_(floor)
+        # Every region less its first pixel, which only frequency 0 notices: so a flat region has no rounding errors.
+        first = tiles[..., :1, :1].clone()
+        spectrum = torch.view_as_real(torch.fft.rfft2(tiles - first))
+        spectrum[..., 0, 0, 0] += first[..., 0, 0] * size**2
+        power = spectrum.square().sum(-1).add_(floor)
         sums.append(power.log10_().sum(dim=(1, 2)) @ weights)
     mean = torch.cat(sums) * (10 / (image.shape[0] * size * size))
     return mean.float().mul(100).round().div(100)
@@ -135,10 +139,15 @@ def fast_frequency_importance(planes: np.ndarray, size: int) -> np.ndarray:
     for strip in strips_of(planes, size):
         for left in range(0, planes.shape[2], FREQUENCY_COLUMNS * size):
             pixels = strip[:, :, left : left + FREQUENCY_COLUMNS * size].astype(np.float32)
+            cells = pixels.reshape(3, size, -1, size)
+            # As in the plain form.
+            first_pixels = cells[:, :1, :, :1].copy()
+            cells -= first_pixels
             upper, lower = pixels[:, :half], pixels[:, : half - 1 : -1]
             folded = np.matmul(down, np.stack([upper + lower, upper - lower]))
             spectrum = np.matmul(folded.reshape(2, 3 * half, -1, size), across)
             (even, odd), (even_i, odd_i) = spectrum.reshape(2, 2, 3, half, -1, half + 1)
+            even[:, 0, :, 0] += first_pixels[:, 0, :, 0] * np.float32(size * size / 255)
             first, second = _power(even + odd_i, even_i - odd), _power(even - odd_i, even_i + odd)
             # Frequency 0 has no odd part and size/2 no even one: they share the first row.
             first[:, 0], second[:, 0] = _power(even[:, 0], even_i[:, 0]), _power(odd[:, 0], odd_i[:, 0])

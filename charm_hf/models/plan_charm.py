@@ -2,8 +2,8 @@
 
 Vocabulary: a photo is cut into square *regions*; a region that matters keeps its full resolution, the others are
 shrunk; every region is then cut into *tokens* of `patch_size` pixels. Scale 0 is the coarsest. A plan says all that
-follows from the size alone: what the photo is resized to, what is cropped or padded, the regions and the tokens of each
-scale. It is computed once a photo and carried from the reading of the file's header to the cutting of its pixels.
+follows from the size alone: what the photo is resized to, what is cropped or padded, the regions and the tokens of
+each scale. It is made once a photo and carried from the reading of the file's header to the cutting of its pixels.
 """
 
 from __future__ import annotations
@@ -145,9 +145,7 @@ def plan_photo(height: int, width: int, rules: PlanRules) -> PhotoPlan:
     if plan.num_tokens <= rules.max_num_patches or rules.overflow == "keep":
         return plan
     if rules.overflow == "drop":
-        return replace(
-            plan, num_tokens=rules.max_num_patches, dropped=plan.num_tokens - rules.max_num_patches
-        )
+        return replace(plan, num_tokens=rules.max_num_patches, dropped=plan.num_tokens - rules.max_num_patches)
     if rules.overflow == "coarsen" and rules.num_scales > 1:
         return _plan_thumbnail(source, size, rules)
     fitting = _largest_fitting(

@@ -37,9 +37,9 @@ def resize_matrix(size_in: int, size_out: int) -> torch.Tensor:
     """
     identity = torch.eye(size_in)[None, None]
     antialias = size_in > 2 * size_out
-    return F.interpolate(
-        identity, size=(size_out, size_in), mode="bicubic", align_corners=False, antialias=antialias
-    )[0, 0]
+    return F.interpolate(identity, size=(size_out, size_in), mode="bicubic", align_corners=False, antialias=antialias)[
+        0, 0
+    ]
 
 
 def shrink_regions(regions: torch.Tensor, size: int) -> torch.Tensor:

@@ -142,12 +142,12 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(monkeypatch: pytes
 
 def test_a_draft_decodes_a_jpeg_no_smaller_than_asked() -> None:
     content = encode(Image.open(photo_path("coffee")), "JPEG")
-    assert load_image(content, draft_size=(300, 200)).size == (300, 200)
-    assert load_image(content, draft_size=(301, 200)).size == (600, 400)
+    assert load_image(content, on_size=lambda width, height: (300, 200)).size == (300, 200)
+    assert load_image(content, on_size=lambda width, height: (301, 200)).size == (600, 400)
     exif = Image.Exif()
     exif[0x0112] = 6  # stored lying on its side
     content = encode(Image.open(photo_path("coffee")), "JPEG", exif=exif)
-    assert load_image(content, draft_size=(200, 300)).size == (200, 300)
+    assert load_image(content, on_size=lambda width, height: (200, 300)).size == (200, 300)
 
 
 def test_arrays_are_read_in_either_layout_and_range() -> None:

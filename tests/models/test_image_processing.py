@@ -19,13 +19,14 @@ from charm_hf.models.presets_charm import DATASET_PRESETS
 
 
 CASES = json.loads((FIXTURES / "tokens" / "cases.json").read_text())
-SELECTIONS = ("frequency", "gradient", "entropy", "random", "saliency")
+SELECTIONS = ("frequency", "gradient", "entropy", "random", "saliency", "released_frequency")
 
 
 def released_processor(case: dict, **overrides: object) -> CharmImageProcessor:
+    selection = case["patch_selection"].replace("frequency", "released_frequency")
     return CharmImageProcessor.for_dataset(
         case["training_dataset"],
-        **{"patch_selection": case["patch_selection"], "overflow": "keep", "do_normalize": False, **overrides},
+        **{"patch_selection": selection, "overflow": "keep", "do_normalize": False, **overrides},
     )
 
 
@@ -44,6 +45,17 @@ def random_photo(height: int, width: int, seed: int = 0) -> np.ndarray:
 def test_tokens_equal_those_of_the_published_package(case: dict) -> None:
     tokens, scale_ids = published_tokens(case)
     inputs = released_processor(case)(photo_path(case["image"]))
+    assert torch.equal(inputs["scale_ids"][0], scale_ids)
+    assert (inputs["pixel_values"][0] - tokens).abs().max() <= 1e-5
+    assert inputs["pixel_attention_mask"].all()
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case["patch_selection"] == "frequency"], ids=lambda case: case["id"]
+)
+def test_new_models_choose_the_published_regions_of_these_photos_too(case: dict) -> None:
+    tokens, scale_ids = published_tokens(case)
+    inputs = released_processor(case, patch_selection="frequency")(photo_path(case["image"]))
     assert torch.equal(inputs["scale_ids"][0], scale_ids)
     assert (inputs["pixel_values"][0] - tokens).abs().max() <= 1e-5
     assert inputs["pixel_attention_mask"].all()
@@ -177,7 +189,7 @@ def test_original_is_the_papers_resize_and_centre_crop() -> None:
 
 @pytest.mark.parametrize("size", [(3000, 4000), (427, 640), (90, 9000), (1, 40000), (14, 14 * 513)])
 def test_overflow_resize_makes_the_tokens_fit_and_keeps_the_aspect_ratio(size: tuple[int, int]) -> None:
-    processor = CharmImageProcessor(max_num_patches=512)
+    processor = CharmImageProcessor(max_num_patches=512, overflow="resize")
     count = processor.num_tokens(*size)
     assert 1 <= count <= 512
     assert processor.num_tokens(*size, overflow="keep") > 512
@@ -188,6 +200,73 @@ def test_overflow_resize_makes_the_tokens_fit_and_keeps_the_aspect_ratio(size: t
         if min(size) > 100:
             assert columns / rows == pytest.approx(size[1] / size[0], rel=0.15)
             assert count > 400  # shrunk no more than it takes
+
+
+@pytest.mark.parametrize("num_scales", [2, 3])
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_overflow_coarsen_keeps_native_pixels_and_shows_the_whole_photo(selection: str, num_scales: int) -> None:
+    photo = random_photo(1500, 2000)
+    photo[200:260, 300:360] //= 2
+    processor = CharmImageProcessor(
+        max_num_patches=512, patch_selection=selection, num_scales=num_scales, do_normalize=False
+    )
+    inputs = processor(photo, saliency_maps=np.eye(1500, 2000))
+    scales, positions, grids = (inputs[name][0] for name in ("scale_ids", "patch_positions", "spatial_shapes"))
+    assert len(scales) == processor.num_tokens(1500, 2000) <= 512
+    padded = np.pad(photo, ((0, 56), (0, 56), (0, 0)))
+    native = torch.from_numpy(padded).permute(2, 0, 1) / 255
+    finest = scales == num_scales - 1
+    assert finest.sum() == (256 if num_scales == 2 else 160)
+    for token, (row, column) in zip(inputs["pixel_values"][0][finest], positions[finest], strict=True):
+        place = native[:, row * 14 : row * 14 + 14, column * 14 : column * 14 + 14]
+        assert torch.allclose(token.view(3, 14, 14), place, atol=1e-6)
+    rows, columns = grids[0].tolist()
+    assert positions[scales == 0].tolist() == [[row, column] for row in range(rows) for column in range(columns)]
+    small = Image.fromarray(photo).resize(processor.plan(1500, 2000).thumbnail[::-1], reducing_gap=3.0)
+    first = torch.from_numpy(np.asarray(small)[:14, :14].copy()).permute(2, 0, 1) / 255
+    assert torch.allclose(inputs["pixel_values"][0][0].view(3, 14, 14), first, atol=1e-6)
+
+
+def test_coarsening_a_float_tensor_stays_within_the_documented_distance_of_pil() -> None:
+    image = Image.open(photo_path("astronaut")).convert("RGB").resize((900, 900))
+    tensor = (torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255).requires_grad_(True)
+    processor = CharmImageProcessor(max_num_patches=300, do_normalize=False)
+    from_tensor, from_image = processor(tensor), processor(image)
+    assert torch.equal(from_tensor["patch_positions"], from_image["patch_positions"])
+    difference = (from_tensor["pixel_values"] - from_image["pixel_values"]).abs()
+    assert difference.max() <= 12 / 255
+    assert difference.mean() <= 0.5 / 255
+    from_tensor["pixel_values"].sum().backward()
+    assert (tensor.grad.abs().sum(0) > 0).float().mean() > 0.9
+
+
+def test_a_photo_that_fits_is_not_coarsened() -> None:
+    photo = random_photo(400, 600)
+    processor = CharmImageProcessor(max_num_patches=512)
+    assert torch.equal(processor(photo)["pixel_values"], processor(photo, overflow="keep")["pixel_values"])
+
+
+def test_a_plan_made_before_gives_the_same_tokens_and_fits_its_own_photo_only() -> None:
+    processor = CharmImageProcessor(max_num_patches=300)
+    plan = processor.plan(700, 900)
+    photo = random_photo(700, 900)
+    planned = processor(photo, plans=[plan])
+    assert torch.equal(planned["pixel_values"], processor(photo)["pixel_values"])
+    assert plan.num_tokens == planned["pixel_values"].shape[1]
+    with pytest.raises(ValueError, match="700×900 pixels, but was planned with 900×700"):
+        processor(photo.transpose(1, 0, 2), plans=[plan])
+    with pytest.raises(ValueError, match="1 plans for 2 images"):
+        processor([photo, photo], plans=[plan])
+
+
+def test_a_file_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "coffee.jpg"
+    Image.open(photo_path("coffee")).save(path)
+    opened: list[object] = []
+    really_open = Image.open
+    monkeypatch.setattr(Image, "open", lambda *args, **kwargs: opened.append(args) or really_open(*args, **kwargs))
+    CharmImageProcessor(max_num_patches=128)(path, reduced_decoding=True, overflow="resize")
+    assert len(opened) == 1
 
 
 def test_overflow_drop_keeps_a_random_subset_in_order() -> None:
@@ -219,7 +298,7 @@ def test_parameters_can_be_given_per_call_and_changed_after_construction() -> No
     processor.patch_selection, processor.num_scales, processor.do_normalize = "entropy", 3, False
     assert torch.equal(processor(photo)["pixel_values"], per_call["pixel_values"])
     processor.overflow = "explode"
-    with pytest.raises(ValueError, match="'keep', 'drop', 'resize'.*'explode'"):
+    with pytest.raises(ValueError, match="'coarsen', 'resize', 'drop', 'keep'.*'explode'"):
         processor(photo)
 
 
@@ -233,6 +312,13 @@ def test_parameters_can_be_given_per_call_and_changed_after_construction() -> No
         ({"do_resize": True}, "longest_edge"),
         ({"image_mean": [0.5]}, "three numbers"),
         ({"padding": "sometimes"}, "padding"),
+        ({"image_std": [0.5, 0.0, 0.5]}, "image_std"),
+        ({"image_mean": [0.5, float("nan"), 0.5]}, "image_mean"),
+        ({"rescale_factor": float("nan")}, "rescale_factor"),
+        ({"num_scales": 2000}, "num_scales"),
+        ({"max_num_patches": 10**10}, "max_num_patches"),
+        ({"patch_size": "14"}, "patch_size"),
+        ({"patch_selektion": "entropy"}, "Unknown parameters patch_selektion"),
     ],
 )
 def test_impossible_parameters_are_refused_at_construction(parameters: dict, reason: str) -> None:
@@ -293,7 +379,9 @@ def test_paths_bytes_and_images_give_the_same_tokens_and_the_image_is_left_alone
 def test_reduced_decoding_changes_pixels_only_a_little(tmp_path: Path) -> None:
     path = tmp_path / "large.jpg"
     Image.open(photo_path("astronaut")).resize((2048, 2048), Image.Resampling.BICUBIC).save(path, quality=95)
-    processor = CharmImageProcessor(max_num_patches=256, do_normalize=False, patch_selection="random")
+    processor = CharmImageProcessor(
+        max_num_patches=256, do_normalize=False, patch_selection="random", overflow="resize"
+    )
     full = processor(path)["pixel_values"]
     reduced = processor(path, reduced_decoding=True)["pixel_values"]
     assert not torch.equal(full, reduced)
@@ -302,7 +390,7 @@ def test_reduced_decoding_changes_pixels_only_a_little(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 20000), (20000, 1), (13, 900), (27, 3000), (3, 3)])
 @pytest.mark.parametrize("num_scales", [2, 3])
-@pytest.mark.parametrize("overflow", ["keep", "drop", "resize"])
+@pytest.mark.parametrize("overflow", ["keep", "drop", "resize", "coarsen"])
 def test_tiny_and_thin_images_have_a_defined_result(size: tuple[int, int], num_scales: int, overflow: str) -> None:
     processor = CharmImageProcessor(max_num_patches=128, num_scales=num_scales, overflow=overflow)
     inputs = processor(random_photo(*size))
