@@ -20,7 +20,7 @@ from benchmarks.photos import make_photo
 from benchmarks.table import Row
 from charm_hf import CharmForAestheticScoring, CharmImageProcessor
 from charm_hf.models.packed_attention_charm import PACKED_SDPA
-from charm_hf.models.patch_selection_charm import plan_tokens
+from charm_hf.models.plan_charm import PlanRules, plan_photo
 
 
 POSTER_GMACS = {256: 6.11, 512: 13.46, 700: 19.60, 2070: 84.01}
@@ -144,9 +144,9 @@ def gmac_rows(repetitions: int) -> Iterator[Row]:
         )
     model, _ = small_models()
     lengths = {
-        "plain": plan_tokens(640, 640, 14, 1, 0.5, 1024).num_tokens,
-        "two scales": plan_tokens(640, 640, 14, 2, 0.5, 1024).num_tokens,
-        "three scales": plan_tokens(640, 640, 14, 3, 0.5, 1024).num_tokens,
+        "plain": plan_photo(640, 640, PlanRules(num_scales=1, overflow="keep")).num_tokens,
+        "two scales": plan_photo(640, 640, PlanRules(num_scales=2, overflow="keep")).num_tokens,
+        "three scales": plan_photo(640, 640, PlanRules(num_scales=3, overflow="keep")).num_tokens,
     }
     inputs = {name: random_tokens(1, length) for name, length in lengths.items()}
     times = least_milliseconds(

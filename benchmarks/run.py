@@ -63,7 +63,6 @@ def main() -> None:
         folder, peer = Path(temporary), arguments.peer_environment
         rows = {
             "medium": lambda: tokenizer_rows.medium_rows(folder, peer, repetitions),
-            "bound": lambda: tokenizer_rows.bound_rows(folder, repetitions),
             "large": lambda: tokenizer_rows.large_rows(folder, peer, repetitions),
             "forward": lambda: model_rows.forward_rows(repetitions),
             "sizes": lambda: model_rows.unlike_sizes_row(repetitions),

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 from benchmarks.measure import least_milliseconds, peak_mebibytes
 from benchmarks.peer import Peer
-from benchmarks.photos import decode, make_photo, wheel_photo
+from benchmarks.photos import decode, make_photo
 from benchmarks.table import Row
 from charm_hf import CharmImageProcessor
-from charm_hf.models.image_loading_charm import load_image, rgb_planes
-from charm_hf.models.patch_selection_charm import plan_tokens
-from charm_hf.models.pixel_tokens_charm import PIXEL_IMPORTANCE, best_importance
 
 
 SELECTIONS = ("frequency", "gradient", "entropy", "random")
@@ -62,29 +55,6 @@ def medium_rows(folder: Path, environment: Path, repetitions: int) -> Iterator[R
                 False,
                 detail,
             )
-
-
-def bound_rows(folder: Path, repetitions: int) -> Iterator[Row]:
-    """What the bound of `frequency` saves, from a photo of sharp and smooth parts to one that is all alike."""
-    generator = np.random.default_rng(0)
-    photos = {
-        "the photo of all rows": make_photo(folder, 1024, 768),
-        "stars on black": wheel_photo("hubble_deep_field.jpg"),
-        "a retina": wheel_photo("retina.jpg"),
-        "noise": Image.fromarray(generator.integers(0, 256, (768, 1024, 3), dtype=np.uint8)),
-    }
-    for name, photo in photos.items():
-        image = load_image(photo)
-        plan = plan_tokens(image.height, image.width, 14, 2, 0.5, 1024)
-        planes, size, count = rgb_planes(image, plan.height, plan.width), plan.sizes[-1], plan.regions_per_scale[-1]
-        some, every = least_milliseconds(
-            partial(best_importance, "frequency", planes, size, count),
-            partial(PIXEL_IMPORTANCE["frequency"], planes, size),
-            repetitions=max(3, repetitions // 2),
-        )
-        computed = (best_importance("frequency", planes, size, count) > -np.inf).mean()
-        detail = f"{some:.1f} ms / {every:.1f} ms, {computed:.0%} of {math.prod(plan.region_grid)} regions transformed"
-        yield Row(f"frequency, bounded, of all regions transformed: {name}", some / every, 1.0, False, detail)
 
 
 def large_rows(folder: Path, environment: Path, repetitions: int) -> Iterator[Row]:

@@ -88,7 +88,7 @@ def convert_legacy_checkpoint(
         ValueError: if a file is damaged, tries to call something (the message has the name of it) or holds no Charm
             model; if the checkpoint does not fit `dataset` or the position embeddings. The message names the file.
     """
-    get_dataset_preset(dataset)
+    preset = get_dataset_preset(dataset)
     saved = read_torch_file(path)
     positions = _read_positions(position_embeddings)
     try:
@@ -104,8 +104,10 @@ def convert_legacy_checkpoint(
         dataset,
         patch_size=config.patch_size,
         num_scales=config.num_scales,
-        patch_selection="frequency",
+        patch_selection="released_frequency",
         overflow="keep",
+        do_resize=True,
+        size={"longest_edge": preset.longest_edge or preset.photo_edge},
         do_normalize=False,
     )
     model.save_pretrained(output_dir)

@@ -107,21 +107,25 @@ class PhotoPlan:
         """Rows and columns of each scale's token grid: `spatial_shapes`."""
         return tuple(scale.grid for scale in self.scales)
 
-    @property
-    def covered_area(self) -> tuple[float, float, float, float]:
-        """The part of the photo that becomes tokens.
+    def area_of(self, scale: int) -> tuple[float, float, float, float]:
+        """The part of the photo that the token grid of a scale lies over.
 
         Returns:
             left, top, right, bottom in the photo's own pixels: beyond its right and bottom edge where it is padded,
             short of an edge where it is cropped.
         """
-        if self.thumbnail is not None:
+        if self.thumbnail is not None and scale == 0:
             (rows, columns), (height, width), (top, left) = self.grids[0], self.thumbnail, (0, 0)
             used = rows * self.patch_size, columns * self.patch_size
         else:
             (height, width), (top, left), used = self.resized, self.crop, (self.height, self.width)
         down, across = self.source[0] / height, self.source[1] / width
         return left * across, top * down, (left + used[1]) * across, (top + used[0]) * down
+
+    @property
+    def covered_area(self) -> tuple[float, float, float, float]:
+        """The part of the photo that becomes tokens of some scale: that of the coarsest."""
+        return self.area_of(0)
 
 
 @lru_cache(maxsize=4096)

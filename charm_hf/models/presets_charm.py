@@ -28,6 +28,9 @@ class DatasetPreset:
     Attributes:
         max_num_patches: sequence length without CLS.
         longest_edge: photos with a longer edge are shrunk to it first; `None` keeps the size.
+        photo_edge: longest edge up to which a converted checkpoint takes photos as they are; it shrinks larger ones to
+            it, instead of making 15,000 tokens of 12 megapixels. The size of the dataset's own photos where they have
+            one (AVA 800, KonIQ-10k 1024), else 1600.
         score_range: lowest and highest possible score, in the dataset's own units.
         score_values: centres of the rating bins for a distribution head; `None` means a regression head.
         released_score_range: what the sigmoid of the released checkpoint is scaled by; it differs from `score_range`
@@ -38,6 +41,7 @@ class DatasetPreset:
     max_num_patches: int
     score_range: tuple[float, float]
     longest_edge: int | None = None
+    photo_edge: int = 1600
     score_values: tuple[float, ...] | None = None
     released_score_range: tuple[float, float] | None = None
     accuracy_threshold: float = 0.5
@@ -45,7 +49,11 @@ class DatasetPreset:
 
 DATASET_PRESETS: dict[str, DatasetPreset] = {
     "ava": DatasetPreset(
-        512, (1.0, 10.0), score_values=tuple(float(value) for value in range(1, 11)), accuracy_threshold=5.0
+        512,
+        (1.0, 10.0),
+        photo_edge=800,
+        score_values=tuple(float(value) for value in range(1, 11)),
+        accuracy_threshold=5.0,
     ),
     "aadb": DatasetPreset(1024, (0.0, 1.0)),
     "tad66k": DatasetPreset(768, (0.0, 10.0), accuracy_threshold=5.0),
@@ -59,7 +67,9 @@ DATASET_PRESETS: dict[str, DatasetPreset] = {
     "baid": DatasetPreset(1024, (0.0, 10.0), accuracy_threshold=5.0),
     "spaq": DatasetPreset(1024, (0.0, 100.0), longest_edge=1024, accuracy_threshold=50.0),
     # The range of file (a), `koniq10k_distributions_sets.csv`; the reader replaces it for file (b), rated 1-5.
-    "koniq10k": DatasetPreset(1024, (0.0, 100.0), released_score_range=(0.0, 5.0), accuracy_threshold=50.0),
+    "koniq10k": DatasetPreset(
+        1024, (0.0, 100.0), photo_edge=1024, released_score_range=(0.0, 5.0), accuracy_threshold=50.0
+    ),
 }
 
 

@@ -21,10 +21,11 @@ CODE = {
     "modeling_charm.py",
     "packed_attention_charm.py",
     "patch_selection_charm.py",
-    "pixel_tokens_charm.py",
     "pipeline_image_aesthetics.py",
+    "plan_charm.py",
     "presets_charm.py",
     "scores_charm.py",
+    "token_cutting_charm.py",
 }
 
 # Run in a process where importing `charm_hf` fails, as if it were not installed.
