@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from charm_hf.look.contributions import AGAINST, METHODS
 from charm_hf.look.report import THUMBNAILS
-from charm_hf.models.image_processing_charm import PATCH_SELECTIONS
+from charm_hf.models.patch_selection_charm import SELECTIONS
 from charm_hf.models.presets_charm import DATASET_PRESETS
 from charm_hf_cli import app, support
 
@@ -94,7 +94,7 @@ assert charm_hf.look.report.write_report and charm_hf.CharmConfig
 
 def test_the_names_in_the_help_are_those_of_the_package():
     assert tuple(sorted(DATASET_PRESETS)) == support.DATASETS
-    assert {*support.SELECTIONS, "saliency"} == set(PATCH_SELECTIONS)
+    assert {*support.SELECTIONS, "saliency", "released_frequency"} == set(SELECTIONS)
     assert support.THUMBNAILS == THUMBNAILS
     assert (support.AGAINST, support.METHODS) == (AGAINST, METHODS)
 
