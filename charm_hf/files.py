@@ -6,6 +6,7 @@ renamed when it is whole. A process that is killed leaves its `.tmp-` behind, an
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
@@ -109,9 +110,10 @@ def remove_folder(folder: str | os.PathLike[str]) -> None:
     shutil.rmtree(_take_name(Path(folder)))
 
 
-def remove_leftovers(folder: str | os.PathLike[str]) -> None:
-    """Remove what killed processes left in a folder; only for who has it alone, by a [`Lock`]."""
-    for leftover in Path(folder).glob(f"{TEMPORARY_PREFIX}*"):
+def remove_leftovers(folder: str | os.PathLike[str], name: str | None = None) -> None:
+    """Remove what killed processes left in a folder, or left there of one file; only for who has that alone."""
+    of_file = "*" if name is None else f"{'?' * 12}-{glob.escape(name[-50:])}"
+    for leftover in Path(folder).glob(f"{TEMPORARY_PREFIX}{of_file}"):
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
 

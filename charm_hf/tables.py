@@ -57,7 +57,10 @@ class Table:
             if self.suffix == ".parquet":
                 self.names = tuple(self._parquet().schema_arrow.names)
             elif self._is_json:
-                self.names = tuple(next(self._json_rows([]), ()))
+                faults: list[Fault] = []
+                self.names = tuple(next(self._json_rows(faults), ()))
+                if faults and not self.names:
+                    raise ValueError("line {}: {}".format(*faults[0]))
             else:
                 self.names = tuple(next(self._cells(), (0, []))[1])
 

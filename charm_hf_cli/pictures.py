@@ -59,8 +59,7 @@ def explain(
     from transformers.utils.logging import disable_progress_bar
 
     from charm_hf.look.explain import explain as explain_photo
-    from charm_hf.scoring import load_checkpoint
-    from charm_hf.scoring.checkpoint import DEMONSTRATION_NOTICE
+    from charm_hf.scoring import DEMONSTRATION_NOTICE, load_for_scoring
 
     disable_progress_bar()
     options = given(
@@ -74,7 +73,7 @@ def explain(
         import_module("charm_hf.look.explain_picture")  # says before any work whether it can draw
         if model is None:
             say(DEMONSTRATION_NOTICE)
-        loaded, processor = load_checkpoint(
+        loaded, processor = load_for_scoring(
             model, device=device, trust_remote_code=trust_remote_code, revision=revision, subfolder=subfolder
         )
         explanation = explain_photo(

@@ -94,8 +94,9 @@ def score(
             help="Table with the columns path (or file name) and comment, for checkpoints that read comments.",
         ),
     ] = None,
-    full_decoding: Annotated[
-        bool, typer.Option("--full-decoding", help="Decode large JPEGs whole before they are shrunk; slower.")
+    reduced_decoding: Annotated[
+        bool,
+        typer.Option("--reduced-decoding", help="Decode large JPEGs at a fraction of their size: faster, less exact."),
     ] = False,
     trust_remote_code: TrustOption = False,
 ) -> None:
@@ -117,44 +118,42 @@ def score(
             token_budget=token_budget,
             batch_size=batch_size,
             num_views=num_views,
-            reduced_decoding=not full_decoding,
-            processor=given(patch_selection=patch_selection, seed=seed),
+            processor=given(patch_selection=patch_selection, seed=seed, reduced_decoding=reduced_decoding or None),
             num_workers=num_workers,
         )
-        processes = scoring.Processes()
-        if output is None and processes.count > 1:
+        ranks = scoring.Ranks()
+        if output is not None:
+            scoring.check_output(output)
+        elif ranks.count > 1:
             raise ValueError("Several processes need --output FILE, which they write together.")
         source = scoring.open_source(
             paths,
-            scoring.SourceOptions(path_column, key_column, root, null),
-            split=split,
-            streaming=streaming,
+            scoring.SourceOptions(path_column, key_column, root, null, split, streaming),
             on_skipped=lambda path: skipped.update([Path(path).suffix.lower()]),
         )
-        if model is None and processes.is_main:
+        if model is None and ranks.is_main:
             say(scoring.DEMONSTRATION_NOTICE)
-        loaded, processor = scoring.load_checkpoint(
+        loaded, processor = scoring.load_for_scoring(
             model,
-            device=device or processes.device,
+            device=device or ranks.device,
             dtype=dtype,
             compile_model=compile_model,
             trust_remote_code=trust_remote_code,
             **given(revision=revision, subfolder=subfolder),
         )
-        scoring.give_comments(processor, comments)
-        columns = scoring.provenance_columns(loaded) if provenance else {}
-        table = scoring.TableOptions(distribution, columns, scoring.Selection(threshold, top), copy_to, write_xmp)
-        scorer = scoring.Scorer(loaded, processor, options)
-        bar.hidden = not processes.is_main
+        said = None if comments is None else scoring.read_comments(comments)
+        table = scoring.TableOptions(distribution, provenance, scoring.Selection(threshold, top), copy_to, write_xmp)
+        scorer = scoring.Scorer(loaded, processor, options, said)
+        bar.hidden = not ranks.is_main
         if output is None:
             summary = scoring.score_to_stream(source, scorer, sys.stdout, table, on_progress=bar.show)
         else:
             summary = scoring.score_to_table(
-                source, scorer, output, table, restart=restart, processes=processes, on_progress=bar.show
+                source, scorer, output, table, restart=restart, ranks=ranks, on_progress=bar.show
             )
     if comments is not None:
-        say(f"Comments were found on {processor.commented:,} of {processor.photos:,} photos.")
-    processes.close()
+        say(f"Comments were found on {scorer.commented:,} of {scorer.photos:,} photos.")
+    ranks.close()
     _report_scores(summary, skipped)
     raise typer.Exit(EXIT_SOME_FAILED if summary.failed else EXIT_ALL_DONE)
 

@@ -18,7 +18,7 @@ from typing import Any
 from PIL import Image
 
 from ..models.image_loading_charm import image_size, load_image
-from ..scoring.checkpoint import DEMONSTRATION_NOTICE, default_device
+from ..scoring import DEMONSTRATION_NOTICE, default_device
 from .explain import explain, see
 
 

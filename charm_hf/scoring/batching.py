@@ -1,30 +1,76 @@
-"""Which images share a batch: by a budget of tokens, so that unlike sizes fill it with little padding."""
+"""Which images are worked on together: neighbours in a source form a chunk, and images of a chunk form batches."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+
+from .items import Item
+from .rows import ScoreRow
 
 
+# Images that are grouped into batches together. Batches never depend on anything outside their chunk, so that a run
+# that was interrupted forms the same ones.
+CHUNK_IMAGES = 512
+# A chunk of images that come as content instead of by path ends earlier, so that memory stays bounded.
+CHUNK_BYTES = 128 * 1024 * 1024
 # Of the tokens of a batch, at most this share is padding.
 MAX_PADDING = 0.1
 
 
-def plan_batches(
-    lengths: Sequence[int],
-    token_budget: int,
-    max_images: int | None = None,
-    max_padding: float = MAX_PADDING,
-) -> list[list[int]]:
+class Chunk:
+    """Neighbouring items of a source and their rows, as far as they are scored.
+
+    Args:
+        start: place of the first item in the source.
+        items: in order.
+    """
+
+    def __init__(self, start: int, items: Sequence[Item]) -> None:
+        self.start = start
+        self.items = items
+        self.rows = [ScoreRow(item.path, key=item.key) for item in items]
+        self.finished: set[int] = set()
+
+    @property
+    def end(self) -> int:
+        """Place after the last item in the source."""
+        return self.start + len(self.items)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every item has its row."""
+        return len(self.finished) == len(self.items)
+
+    def finish(self, place: int, row: ScoreRow) -> None:
+        """Set the row of an item."""
+        self.rows[place] = row
+        self.finished.add(place)
+
+
+def chunk_items(items: Iterable[Item], start: int = 0) -> Iterator[Chunk]:
+    """Cut a stream of items into chunks; where depends on the items alone."""
+    chunk: list[Item] = []
+    size = 0
+    for item in items:
+        chunk.append(item)
+        size += item.num_bytes
+        if len(chunk) == CHUNK_IMAGES or size >= CHUNK_BYTES:
+            yield Chunk(start, chunk)
+            start, chunk, size = start + len(chunk), [], 0
+    if chunk:
+        yield Chunk(start, chunk)
+
+
+def plan_batches(lengths: Sequence[int], token_budget: int, max_images: int | None = None) -> list[list[int]]:
     """Group sequences into batches, longest first, each of them padded to its longest.
 
     A batch is closed before it would exceed the budget, hold more than `max_images`, or consist of more than
-    `max_padding` padding. A sequence longer than the budget is a batch of its own.
+    `MAX_PADDING` padding. A sequence longer than the budget is a batch of its own.
 
     Args:
         lengths: tokens of each image.
         token_budget: largest number of tokens in a batch, padding included.
         max_images: most images in a batch; no limit if not given.
-        max_padding: largest share of padding in a batch, in [0, 1].
 
     Returns:
         Indices into `lengths`; each exactly once.
@@ -35,7 +81,7 @@ def plan_batches(
         if batches:
             size = len(batches[-1]) + 1
             padded = size * lengths[batches[-1][0]]
-            fits = padded <= token_budget and padded - total - lengths[index] <= max_padding * padded
+            fits = padded <= token_budget and padded - total - lengths[index] <= MAX_PADDING * padded
             if fits and (max_images is None or size <= max_images):
                 batches[-1].append(index)
                 total += lengths[index]

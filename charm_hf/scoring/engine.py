@@ -2,40 +2,30 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import signal
-import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
-from itertools import chain
-from multiprocessing import get_context
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import PIL
 import torch
-from PIL import Image
-from torch.utils.data import DataLoader
+import transformers
 
-from .batching import plan_batches
-from .comments import CommentedProcessor
-from .rows import ScoreRow, round_value
-from .sources import Item
-from .tokenizing import BatchTokenizer, Measured, TokenBatch, measure
+from ..models.checkpoint_charm import digest_weights
+from ..models.scores_charm import average_views
+from ..version import __version__
+from .batching import CHUNK_BYTES, CHUNK_IMAGES, Chunk, chunk_items, plan_batches
+from .comments import Comments, reads_comments
+from .items import Item
+from .rows import ScoreRow, read_answers
+from .tokenizing import BatchTokenizer, Measured, Placed, TokenBatch, measure
+from .workers import default_workers, tokenize_batches
 
 
-logger = logging.getLogger(__name__)
-
-# Images that are grouped into batches together. Batches never depend on anything outside their chunk, so that a run
-# that was interrupted forms the same ones.
-CHUNK_IMAGES = 512
-# A chunk of images that come as content instead of by path ends earlier, so that memory stays bounded.
-CHUNK_BYTES = 128 * 1024 * 1024
-
+# Entries of a config that say how it was saved or loaded, not what the model is.
+_INCIDENTAL = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "auto_map", "custom_pipelines")
 _HEADER_THREADS = 4
-_FEW_IMAGES = 128
 _TOKEN_BUDGETS = {"cpu": 8192, "cuda": 65536}
 
 
@@ -47,9 +37,7 @@ class ScoringOptions:
         token_budget: most tokens in a batch, padding included; 8,192 on a CPU and 65,536 on a GPU if not given.
         batch_size: most images in a batch; no limit if not given.
         num_views: score this many random selections of an image's high-resolution regions and average.
-        reduced_decoding: decode large JPEG files at a fraction of their size where their pixels would be thrown away
-            anyway.
-        processor: other parameters of the image processor, such as `patch_selection` and `seed`.
+        processor: other parameters of the image processor, such as `patch_selection`, `seed` and `reduced_decoding`.
         num_workers: processes that decode and tokenize; 0 does it in this process, `None` decides by the number of
             images and cores.
     """
@@ -57,7 +45,6 @@ class ScoringOptions:
     token_budget: int | None = None
     batch_size: int | None = None
     num_views: int = 1
-    reduced_decoding: bool = True
     processor: dict[str, Any] = field(default_factory=dict)
     num_workers: int | None = 0
 
@@ -69,85 +56,53 @@ class ScoringOptions:
         if self.num_workers is not None and self.num_workers < 0:
             raise ValueError(f"`num_workers` must be at least 0, got {self.num_workers}.")
 
-    @property
-    def processor_parameters(self) -> dict[str, Any]:
-        """What the image processor is called with."""
-        return {"reduced_decoding": self.reduced_decoding, **self.processor}
-
-
-class Chunk:
-    """Neighbouring items of a source and their rows, as far as they are scored.
-
-    Args:
-        start: place of the first item in the source.
-        items: in order.
-        finished: rows known from an earlier run, by place in the chunk.
-    """
-
-    def __init__(self, start: int, items: Sequence[Item], finished: dict[int, ScoreRow] | None = None) -> None:
-        self.start = start
-        self.items = items
-        self.rows: list[ScoreRow] = [ScoreRow(item.path, key=item.key) for item in items]
-        self.finished: set[int] = set()
-        for place, row in (finished or {}).items():
-            self.finish(place, row)
-
-    @property
-    def end(self) -> int:
-        """Place after the last item in the source."""
-        return self.start + len(self.items)
-
-    @property
-    def complete(self) -> bool:
-        """Whether every item has its row."""
-        return len(self.finished) == len(self.items)
-
-    def finish(self, place: int, row: ScoreRow) -> None:
-        """Set the row of an item."""
-        self.rows[place] = row
-        self.finished.add(place)
-
-
-def chunk_items(items: Iterable[Item], start: int = 0) -> Iterator[Chunk]:
-    """Cut a stream of items into chunks; where depends on the items alone."""
-    chunk: list[Item] = []
-    size = 0
-    for item in items:
-        chunk.append(item)
-        size += _content_size(item.image)
-        if len(chunk) == CHUNK_IMAGES or size >= CHUNK_BYTES:
-            yield Chunk(start, chunk)
-            start, chunk, size = start + len(chunk), [], 0
-    if chunk:
-        yield Chunk(start, chunk)
-
-
-def _content_size(image: Any) -> int:
-    if isinstance(image, dict):
-        image = image.get("bytes")
-    if isinstance(image, (bytes, bytearray)):
-        return len(image)
-    if hasattr(image, "nbytes"):
-        return int(image.nbytes)
-    return 3 * image.width * image.height if isinstance(image, Image.Image) else 0
-
 
 class Scorer:
     """A model and its processor, ready to score many images.
 
     Args:
         model: a [`CharmForAestheticScoring`] or [`MmlqForAestheticScoring`], on the device and in the dtype to use.
-        processor: its [`CharmImageProcessor`], or its [`MmlqProcessor`] as a [`CommentedProcessor`].
+        processor: its [`CharmImageProcessor`] or [`MmlqProcessor`].
         options: how to score.
+        comments: what people said, for a model that reads it.
+
+    Raises:
+        ValueError: for parameters out of range, or comments for a model that reads none.
     """
 
-    def __init__(self, model: Any, processor: Any, options: ScoringOptions | None = None) -> None:
+    def __init__(
+        self, model: Any, processor: Any, options: ScoringOptions | None = None, comments: Comments | None = None
+    ) -> None:
         self.model = model.eval()
         self.processor = processor
         self.options = options or ScoringOptions()
+        self.comments = comments
+        self.photos = self.commented = 0
         self.token_budget = self.options.token_budget or _TOKEN_BUDGETS.get(model.device.type, _TOKEN_BUDGETS["cpu"])
         self.num_workers = self.options.num_workers or 0
-        processor.num_tokens(64, 64, **self.options.processor_parameters)  # raises for parameters out of range
+        if comments is not None and not reads_comments(processor):
+            raise ValueError("This checkpoint sees the photo only and reads no comments.")
+        processor.num_tokens(64, 64, **self.options.processor)  # raises for parameters out of range
+
+    def identity(self) -> dict[str, Any]:
+        """Everything besides the images that decides what a table holds, by topic, as JSON."""
+        options = asdict(self.options)
+        processor = options.pop("processor")
+        options.pop("num_workers")
+        device = self.model.device
+        return {
+            "model": {"weights": digest_weights(self.model), "config": _essential(self.model.config.to_dict())},
+            "preprocessing": _essential({**self.processor.to_dict(), **processor}),
+            "comments": None if self.comments is None else self.comments.digest(),
+            "options": {**options, "token_budget": self.token_budget, "chunk": [CHUNK_IMAGES, CHUNK_BYTES]},
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+            "software": {
+                "charm_hf": __version__,
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+                "pillow": PIL.__version__,
+            },
+        }
 
     def expect(self, count: int | None) -> None:
         """Decide on the number of worker processes, now that the number of images is known, or known not to be."""
@@ -177,12 +132,18 @@ class Scorer:
         """
         started: deque[Chunk] = deque()
 
-        def planned() -> Iterator[list[tuple[int, Item]]]:
+        def planned() -> Iterator[list[Placed]]:
             for chunk, batches in _one_ahead(self._prepare(chunk) for chunk in chunks):
                 started.append(chunk)
-                yield from ([(place, chunk.items[place]) for place in batch] for batch in batches)
+                yield from batches
 
-        for batch in self._tokenized(planned(), stopping):
+        device = self.model.device.type
+        tokenizer = BatchTokenizer(
+            self.processor, self.options.processor, self.options.num_views, as_numpy=device == "cpu"
+        )
+        for batch in tokenize_batches(
+            tokenizer, planned(), self.num_workers, pin_memory=device == "cuda", stopping=stopping
+        ):
             while started[0].complete:  # a chunk without a readable image has no batch to wait for
                 yield started.popleft()
             chunk = started[0]
@@ -192,97 +153,41 @@ class Scorer:
                 return
         yield from (chunk for chunk in started if chunk.complete)
 
-    def _prepare(self, chunk: Chunk) -> tuple[Chunk, list[list[int]]]:
+    def _prepare(self, chunk: Chunk) -> tuple[Chunk, list[list[Placed]]]:
         """Measure the images of a chunk and plan its batches; those that are already scored are left out."""
-        if isinstance(self.processor, CommentedProcessor):
-            self.processor.note(chunk.items)
-        parameters = self.options.processor_parameters
         with ThreadPoolExecutor(_HEADER_THREADS) as pool:
-            measured = list(pool.map(lambda item: measure(item, self.processor, parameters), chunk.items))
+            measured = list(pool.map(self._measure, chunk.items))
         batches = self._plan(measured)
         for place, entry in enumerate(measured):
+            self.photos += 1
+            self.commented += any(text.strip() for text in entry.item.comments or ())
             if place in chunk.finished:
                 continue
             chunk.rows[place] = entry.to_row()
             if entry.error is not None:
                 chunk.finish(place, entry.to_row())
-        return chunk, [batch for batch in batches if not chunk.finished.issuperset(batch)]
+        open_batches = (batch for batch in batches if not chunk.finished.issuperset(batch))
+        return chunk, [[(place, measured[place]) for place in batch] for batch in open_batches]
 
-    def _plan(self, measured: Sequence[Measured]) -> list[list[int]]:
+    def _measure(self, item: Item) -> Measured:
+        if self.comments is not None:
+            item = replace(item, comments=self.comments.of(item))
+        return measure(item, self.processor, self.options.processor)
+
+    def _plan(self, measured: list[Measured]) -> list[list[int]]:
         readable = [place for place, entry in enumerate(measured) if entry.tokens is not None]
         lengths = [(measured[place].tokens or 0) for place in readable]
         budget = max(1, self.token_budget // self.options.num_views)
         batches = plan_batches(lengths, budget, self.options.batch_size)
         return [[readable[index] for index in batch] for batch in batches]
 
-    def _tokenized(
-        self, batches: Iterator[list[tuple[int, Item]]], stopping: Callable[[], bool]
-    ) -> Iterator[TokenBatch]:
-        """Tokenize batches in order; when a worker process dies, only the image that killed it is lost."""
-        underway: deque[list[tuple[int, Item]]] = deque()
-        source_failed = False
-
-        def handed_out() -> Iterator[list[tuple[int, Item]]]:
-            nonlocal source_failed
-            try:
-                for batch in batches:
-                    underway.append(batch)
-                    yield batch
-            except BaseException:
-                source_failed = True
-                raise
-
-        while (first := next(batches, None)) is not None:  # else there is nothing to start worker processes for
-            batches = chain([first], batches)
-            try:
-                for tokenized in self._loader(handed_out()):
-                    underway.popleft()
-                    yield tokenized
-                return
-            except RuntimeError as error:
-                if source_failed or not self.num_workers:
-                    raise
-                time.sleep(0.5)  # a signal that ended the worker may be on its way to this process too
-                if stopping():
-                    return
-                logger.warning("A worker process died; going on image by image where it stopped (%s).", error)
-            lost = list(underway)
-            underway.clear()
-            yield from tokenize_guarded(self._tokenizer(), lost)
-
-    def _tokenizer(self) -> BatchTokenizer:
-        return BatchTokenizer(
-            self.processor,
-            self.options.processor_parameters,
-            self.options.num_views,
-            as_numpy=self.model.device.type == "cpu",
-        )
-
-    def _loader(self, batches: Iterable[list[tuple[int, Item]]]) -> DataLoader:
-        workers = self.num_workers
-        return DataLoader(
-            self._tokenizer(),
-            batch_sampler=batches,
-            num_workers=workers,
-            collate_fn=_identity,
-            prefetch_factor=2 if workers else None,
-            multiprocessing_context="spawn" if workers else None,
-            worker_init_fn=_leave_interrupts_to_the_parent,
-            pin_memory=self.model.device.type == "cuda",
-            generator=torch.Generator(),  # a loader draws a seed, and must not draw it from the global generator
-        )
-
     def _fill(self, chunk: Chunk, batch: TokenBatch) -> None:
-        for place, error in batch.errors.items():
+        answers = {place: {"error": error} for place, error in batch.errors.items()}
+        if batch.inputs is not None:
+            answers.update(zip(batch.places, self._forward(batch.inputs), strict=True))
+        for place, answer in answers.items():
             row = chunk.rows[place]
-            row.error = error
-            chunk.finish(place, row)
-        if batch.inputs is None:
-            return
-        for place, values in zip(batch.places, self._forward(batch.inputs), strict=True):
-            row = chunk.rows[place]
-            for name, value in values.items():
-                setattr(row, name, value)
+            row.update(answer)
             chunk.finish(place, row)
 
     @torch.no_grad()
@@ -290,101 +195,15 @@ class Scorer:
         device = self.model.device
         tensors = {name: torch.as_tensor(value).to(device, non_blocking=True) for name, value in inputs.items()}
         outputs = self.model(**tensors)
-        return summarize_views(
-            outputs.scores,
-            outputs.normalized_scores,
-            outputs.distribution,
-            self.options.num_views,
-            self.model.config.score_values,
-        )
+        return read_answers(average_views(outputs, self.options.num_views, self.model.config.score_values))
 
 
-def default_workers(count: int | None) -> int:
-    """Worker processes for so many images: one a core that this process may use, but at most eight.
-
-    Starting them costs seconds, which few images do not repay.
-    """
-    if count is not None and count < _FEW_IMAGES:
-        return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, cores)
-
-
-def summarize_views(
-    scores: torch.Tensor,
-    normalized_scores: torch.Tensor,
-    distribution: torch.Tensor | None,
-    num_views: int,
-    score_values: Sequence[float] | None,
-) -> list[dict[str, Any]]:
-    """Average the views of each image, in double precision, and round to the decimals that tables carry.
-
-    Args:
-        scores: (B·V,), the views of an image side by side.
-        normalized_scores: (B·V,).
-        distribution: (B·V, K), `None` for a regression head.
-        num_views: V.
-        score_values: K bin centres, `None` for a regression head.
-
-    Returns:
-        B times the fields of [`ScoreRow`] that come from the model.
-    """
-    views = scores.double().cpu().view(-1, num_views)
-    columns: dict[str, list[Any]] = {
-        "score": views.mean(1).tolist(),
-        "normalized_score": normalized_scores.double().cpu().view(-1, num_views).mean(1).tolist(),
+def _essential(config: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: _essential(value) if isinstance(value, dict) else value
+        for name, value in sorted(config.items())
+        if name not in _INCIDENTAL
     }
-    if num_views > 1:
-        columns["spread"] = views.std(1).tolist()
-    if distribution is not None and score_values is not None:
-        mean = distribution.double().cpu().view(len(views), num_views, -1).mean(1)
-        values = torch.tensor(score_values, dtype=torch.float64)
-        centre = (mean @ values)[:, None]
-        columns["std"] = (mean * (values - centre).square()).sum(1).clamp(min=0).sqrt().tolist()
-        columns["distribution"] = mean.tolist()
-    rounded = {name: [round_value(value) for value in values] for name, values in columns.items()}
-    return [dict(zip(rounded, row, strict=True)) for row in zip(*rounded.values(), strict=True)]
-
-
-def tokenize_guarded(tokenizer: BatchTokenizer, batches: Iterable[list[tuple[int, Item]]]) -> Iterator[TokenBatch]:
-    """Tokenize batches in a process that may die; an image that kills it gets an error."""
-    with _DisposableProcess() as process:
-        for batch in batches:
-            results = process.run(tokenizer.tokenize, batch)
-            if results is None:
-                results = []
-                for image in batch:
-                    died = [(image[0], None, "The process that decoded it died: out of memory, or a broken decoder.")]
-                    results += process.run(tokenizer.tokenize, [image]) or died
-            yield tokenizer.collate(results)
-
-
-class _DisposableProcess:
-    """A process to run functions in; replaced when it dies."""
-
-    def __init__(self) -> None:
-        self._pool: ProcessPoolExecutor | None = None
-
-    def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Result of a function; `None` if the process died over it."""
-        self._pool = self._pool or ProcessPoolExecutor(1, mp_context=get_context("spawn"))
-        try:
-            return self._pool.submit(function, *arguments).result()
-        except BrokenProcessPool:
-            self.close()
-            return None
-
-    def close(self) -> None:
-        """End the process."""
-        if self._pool is not None:
-            self._pool.shutdown()
-        self._pool = None
-
-    def __enter__(self) -> _DisposableProcess:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
 
 def _one_ahead(iterator: Iterator[Any]) -> Iterator[Any]:
@@ -394,11 +213,3 @@ def _one_ahead(iterator: Iterator[Any]) -> Iterator[Any]:
         while (element := upcoming.result()) is not None:
             upcoming = pool.submit(next, iterator, None)
             yield element
-
-
-def _identity(batch: Any) -> Any:
-    return batch
-
-
-def _leave_interrupts_to_the_parent(worker_id: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

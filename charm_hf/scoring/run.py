@@ -6,22 +6,24 @@ import logging
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice, repeat
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
-from .engine import Chunk, Scorer, chunk_items
-from .job import Job, replace_durably
-from .listing import Listing
-from .processes import Processes
-from .provenance import identify
-from .rows import COLUMNS, ScoreRow, describe_error
+from ..files import replaced_file
+from ..models.checkpoint_charm import describe_provenance
+from .batching import Chunk, chunk_items
+from .engine import Scorer
+from .items import Item, Items
+from .progress import Listing, Progress
+from .ranks import Ranks
+from .rows import ScoreRow, describe_error, table_columns
 from .selection import Selection, copy_photo, write_rating
-from .sinks import TableWriter, check_format
-from .sources import Item, PathSource
+from .sinks import TableWriter, check_output
+from .sources import Source
 
 
 logger = logging.getLogger(__name__)
@@ -30,6 +32,9 @@ logger = logging.getLogger(__name__)
 SAVE_SECONDS = 30.0
 ROW_GROUP = 8192
 _FAILURES_KEPT = 20
+
+ProgressCallback = Callable[[int, "int | None"], None]
+"""Called with the number of finished images, and of all where it is known."""
 
 
 class ScoringInterrupted(KeyboardInterrupt):
@@ -44,42 +49,20 @@ class ScoringInterrupted(KeyboardInterrupt):
         self.signal_number = signal_number
 
 
-class Items(Protocol):
-    """Images that can be gone through from any place on, such as a [`Listing`]."""
-
-    @property
-    def count(self) -> int | None:
-        """How many there are, where that is known."""
-
-    @property
-    def keyed(self) -> bool:
-        """Whether they have keys."""
-
-    def items(self, start: int = 0) -> Iterator[Item]:
-        """Go through the images from a place on."""
-
-
-class ItemSource(Items, Protocol):
-    """Images that can be gone through again in another process, such as a [`DatasetSource`]."""
-
-    def identity(self) -> dict[str, Any]:
-        """What must be the same for a run to go on."""
-
-
 @dataclass(frozen=True)
 class TableOptions:
     """What is written for the scored images.
 
     Args:
         distribution: add the column `distribution`.
-        provenance: columns that are the same for every row, such as the checkpoint's revision.
+        provenance: add columns that tell where the scores come from (see `describe_provenance`).
         selection: which rows are kept.
         copy_to: copy the images of the kept rows there.
         write_xmp: write a rating beside the images of the kept rows, or beside their copies.
     """
 
     distribution: bool = False
-    provenance: dict[str, str] = field(default_factory=dict)
+    provenance: bool = False
     selection: Selection = field(default_factory=Selection)
     copy_to: Path | None = None
     write_xmp: bool = False
@@ -88,6 +71,12 @@ class TableOptions:
     def needs_images(self) -> bool:
         """Whether the images are needed again after they are scored."""
         return self.copy_to is not None or self.write_xmp
+
+    def open(self, file: Path | IO[str], model: Any, keyed: bool) -> TableWriter:
+        """Begin the table of a model's scores; `keyed` says whether the images have keys."""
+        requested = [name for name, wanted in (("key", keyed), ("distribution", self.distribution)) if wanted]
+        origin = describe_provenance(model) if self.provenance else {}
+        return TableWriter(file, table_columns(*requested), {name: value or "" for name, value in origin.items()})
 
 
 @dataclass
@@ -119,18 +108,14 @@ class Summary:
             yield row, item
 
 
-ProgressCallback = Callable[[int, "int | None"], None]
-"""Called with the number of finished images, and of all where it is known."""
-
-
 def score_to_table(
-    source: PathSource | ItemSource,
+    source: Source,
     scorer: Scorer,
     output: Path,
     table: TableOptions | None = None,
     *,
     restart: bool = False,
-    processes: Processes | None = None,
+    ranks: Ranks | None = None,
     on_progress: ProgressCallback = lambda finished, count: None,
 ) -> Summary:
     """Score the images of a source into a file, resumably.
@@ -143,50 +128,45 @@ def score_to_table(
         output: `.csv`, `.jsonl` or `.parquet`; replaced at the end, not before.
         table: what is written.
         restart: throw the progress of an interrupted run away.
-        processes: those that share the work.
+        ranks: the processes that share the work.
         on_progress: called as images are finished.
 
     Raises:
         ValueError: if the source has no image, or the file name another ending.
         JobMismatchError: if an interrupted run was of other images, another model or other options.
+        DamagedProgressError: if an interrupted run cannot be taken up, because its progress was changed.
         ScoringInterrupted: after SIGINT or SIGTERM; the progress is saved.
         OSError: if the disk is full; the progress so far is saved.
     """
-    table, processes = table or TableOptions(), processes or Processes()
-    check_format(output)
-    job = Job(output)
-    summary = Summary()
+    check_output(output)
+    table, ranks, summary, progress = table or TableOptions(), ranks or Ranks(), Summary(), Progress(output)
     try:
-        if processes.is_main:
-            job.open(identify(source, scorer), restart)
-            job.drop_damaged_parts()
-            if isinstance(source, PathSource):
-                _require_images(job.list(source), source, job)
-        processes.wait()
-        listed: Items = job.listing() if isinstance(source, PathSource) else source
-        finished = job.finished()
-        processes.wait()  # until here nobody may finish a chunk, or the processes would disagree on what is left
-        summary.resumed = sum(end - start for start, end in finished.items())
-        scorer.expect(None if listed.count is None else listed.count - summary.resumed)
-        _score_chunks(job, listed, scorer, finished, processes, on_progress)
-        processes.wait()
-        if processes.is_main:
-            items: Iterable[Item | None] = listed.items() if table.needs_images else repeat(None)
-            draft = output.with_name(f".{output.name}.draft{output.suffix}")
-            try:
-                write_table(zip(job.rows(), items), draft, table, summary, keyed=listed.keyed)  # noqa: B905, endless
-                replace_durably(draft, output)
-            finally:
-                draft.unlink(missing_ok=True)
-            job.close()
+        if ranks.is_main:
+            progress.open({"images": source.identity(), **scorer.identity()}, restart)
+            if progress.write_down(source).count == 0:
+                progress.close()
+                raise ValueError(f"Found no images in {source}.")
+        ranks.wait()
+        images = progress.written_down(source)
+        finished = progress.finished()
+        ranks.wait()  # until here nobody may finish a chunk, or the processes would disagree on what is left
+        summary.resumed = _count(finished)
+        scorer.expect(None if images.count is None else images.count - summary.resumed)
+        _score_chunks(progress, images, scorer, finished, ranks, on_progress)
+        ranks.wait()
+        if ranks.is_main:
+            items: Iterable[Item | None] = images.items() if table.needs_images else repeat(None)
+            with replaced_file(output) as draft, table.open(draft, scorer.model, images.keyed) as writer:
+                write_rows(zip(progress.rows(), items), writer, table, summary)  # noqa: B905, endless
+            progress.close()
     finally:
-        if processes.is_main:
-            job.release()
+        if ranks.is_main:
+            progress.release()
     return summary
 
 
 def score_to_stream(
-    source: PathSource | ItemSource,
+    source: Source,
     scorer: Scorer,
     stream: IO[str],
     table: TableOptions | None = None,
@@ -200,116 +180,98 @@ def score_to_stream(
         ScoringInterrupted: after SIGINT or SIGTERM.
     """
     table, summary = table or TableOptions(), Summary()
-    with _listed(source) as (items, count, keyed), stopping_on_signals() as stopping:
-        scorer.expect(count)
+    with _counted(source) as images, stopping_on_signals() as stopping:
+        if images.count == 0:
+            raise ValueError(f"Found no images in {source}.")
+        scorer.expect(images.count)
 
-        def counted() -> Iterator[tuple[ScoreRow, Item]]:
-            for place, pair in enumerate(scorer.score_pairs(chunk_items(items), stopping), start=1):
-                on_progress(place, count)
+        def followed() -> Iterator[tuple[ScoreRow, Item]]:
+            for place, pair in enumerate(scorer.score_pairs(chunk_items(images.items()), stopping), start=1):
+                on_progress(place, images.count)
                 yield pair
 
-        write_table(counted(), stream, table, summary, keyed=keyed, group=1)
+        with table.open(stream, scorer.model, images.keyed) as writer:
+            write_rows(followed(), writer, table, summary, group=1)
         if stopping():
             raise ScoringInterrupted(stopping.signal_number)
     if summary.images == 0:
-        raise ValueError("Found no images.")
+        raise ValueError(f"Found no images in {source}.")
     return summary
 
 
 @contextmanager
-def _listed(source: PathSource | ItemSource) -> Iterator[tuple[Iterator[Item], int | None, bool]]:
-    """Items, their number where it is known, and whether they have keys."""
-    if not isinstance(source, PathSource):
-        yield source.items(), source.count, source.keyed
-    elif source.reads_stdin:
-        yield source.items(), None, source.options.key_column is not None
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            listing = Listing.write(Path(folder) / "listing.jsonl", source.items())
-            _require_images(listing, source)
-            yield listing.items(), listing.count, listing.keyed
+def _counted(source: Source) -> Iterator[Items]:
+    """The images of a source, gone through once to count them where they can be gone through again."""
+    if source.stays or source.once:
+        yield source
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Listing.write(Path(folder) / "listing.jsonl", source.items())
 
 
-def _require_images(listing: Listing, source: PathSource, job: Job | None = None) -> None:
-    if listing.count == 0:
-        if job is not None:
-            job.close()
-        raise ValueError(f"Found no images in {', '.join(map(repr, source.paths))}.")
+def _count(finished: dict[int, int]) -> int:
+    return sum(end - start for start, end in finished.items())
 
 
 def _score_chunks(
-    job: Job,
-    source: Items,
+    progress: Progress,
+    images: Items,
     scorer: Scorer,
     finished: dict[int, int],
-    processes: Processes,
+    ranks: Ranks,
     on_progress: ProgressCallback,
 ) -> None:
     """Score this process's share of the chunks that are not finished."""
-    known = done_before = sum(end - start for start, end in finished.items())
-    on_progress(done_before, source.count)
+    known = _count(finished)
+    on_progress(known, images.count)
     saved_at = time.monotonic()
     with stopping_on_signals() as stopping:
-        for chunk in scorer.run(_share(job, source, finished, processes), stopping):
-            overdue = time.monotonic() - saved_at > SAVE_SECONDS
-            if chunk.complete or overdue or stopping():
-                job.save(chunk)
+        for chunk in scorer.run(_share(progress, images, finished, ranks), stopping):
+            if chunk.complete or stopping() or time.monotonic() - saved_at > SAVE_SECONDS:
+                progress.save(chunk)
                 saved_at = time.monotonic()
             if chunk.complete:
-                known += len(chunk.items)
-            if processes.count > 1:
-                known = sum(end - start for start, end in job.finished().items()) if chunk.complete else known
-            on_progress(known + (0 if chunk.complete else len(chunk.finished)), source.count)
+                known = known + len(chunk.items) if ranks.count == 1 else _count(progress.finished())
+            on_progress(known + (0 if chunk.complete else len(chunk.finished)), images.count)
         if stopping():
             raise ScoringInterrupted(stopping.signal_number)
 
 
-def _share(job: Job, source: Items, finished: dict[int, int], processes: Processes) -> Iterator[Chunk]:
+def _share(progress: Progress, images: Items, finished: dict[int, int], ranks: Ranks) -> Iterator[Chunk]:
     """Every n-th of the unfinished chunks."""
     start = 0
     while start in finished:
         start = finished[start]
-    unfinished = (chunk for chunk in chunk_items(source.items(start), start) if chunk.start not in finished)
-    for chunk in islice(unfinished, processes.rank, None, processes.count):
-        job.restore(chunk)
+    unfinished = (chunk for chunk in chunk_items(images.items(start), start) if chunk.start not in finished)
+    for chunk in islice(unfinished, ranks.rank, None, ranks.count):
+        progress.restore(chunk)
         yield chunk
 
 
-def write_table(
+def write_rows(
     pairs: Iterable[tuple[ScoreRow, Item | None]],
-    file: Path | IO[str],
+    writer: TableWriter,
     table: TableOptions,
     summary: Summary,
-    *,
-    keyed: bool = False,
     group: int = ROW_GROUP,
 ) -> None:
-    """Write the selected rows, copies and ratings."""
+    """Write the selected rows, so many at a time, and copy and rate their images."""
     kept = iter(table.selection.apply(summary.note(pairs)))
-    with TableWriter(file, columns_of(table, keyed), table.provenance) as writer:
-        while rows := list(islice(kept, group)):
-            for row, item in rows:
-                if item is not None and row.score is not None and table.needs_images:
-                    _deliver(row, item, table, summary)
-            writer.write([row for row, _ in rows])
+    while rows := list(islice(kept, group)):
+        for row, item in rows:
+            if item is not None and row.normalized_score is not None and table.needs_images:
+                summary.sidecars_kept += not _deliver(row, row.normalized_score, item, table)
+        writer.write([row for row, _ in rows])
 
 
-def columns_of(table: TableOptions, keyed: bool = False) -> Sequence[str]:
-    """Columns of a table that come from its rows."""
-    columns = list(COLUMNS)
-    if keyed:
-        columns.insert(1, "key")
-    return [*columns, *(["distribution"] if table.distribution else [])]
-
-
-def _deliver(row: ScoreRow, item: Item, table: TableOptions, summary: Summary) -> None:
-    assert row.normalized_score is not None
+def _deliver(row: ScoreRow, normalized_score: float, item: Item, table: TableOptions) -> bool:
+    """Copy and rate an image; gives whether no other program's sidecar was in the way."""
     try:
-        photo: Any = item.image if table.copy_to is None else copy_photo(item, table.copy_to)
-        if table.write_xmp and isinstance(photo, (str, Path)):
-            summary.sidecars_kept += not write_rating(photo, row.normalized_score)
+        photo = item.file if table.copy_to is None else copy_photo(item, table.copy_to)
+        return not table.write_xmp or photo is None or write_rating(photo, normalized_score)
     except (FileNotFoundError, PermissionError) as error:  # it was there when it was scored
         logger.warning("%s: neither copied nor rated. %s", row.path, describe_error(error))
+        return True
 
 
 class _Stopping:
@@ -342,6 +304,3 @@ def stopping_on_signals() -> Iterator[_Stopping]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-__all__ = ["ScoringInterrupted", "Summary", "TableOptions", "score_to_stream", "score_to_table"]

@@ -11,10 +11,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from .items import Item
 from .rows import ScoreRow
-from .shards import TarMember
-from .sources import Item
-from .tokenizing import read_content
 
 
 # Sidecars with this mark are ours to overwrite; others hold a person's work.
@@ -101,23 +99,15 @@ def copy_photo(item: Item, folder: Path) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     draft = folder / ".charm-hf.draft"
-    if isinstance(item.image, (str, os.PathLike)):
-        name = os.path.basename(item.image)
-        shutil.copy2(item.image, draft)
-    else:
-        content = read_content(item)
-        if not (isinstance(content, dict) and content.get("bytes") is not None):
-            raise ValueError(f"{item.path}: only image files can be copied, this is a {type(item.image).__name__}.")
-        name = os.path.basename(item.path) if isinstance(item.image, TarMember) else _name_of_key(item)
-        draft.write_bytes(content["bytes"])
-    return _settle(draft, folder, name)
-
-
-def _name_of_key(item: Item) -> str:
+    if item.file is not None:
+        shutil.copy2(item.file, draft)
+        return _settle(draft, folder, os.path.basename(item.file))
+    content = item.read()
+    if not (isinstance(content, dict) and content.get("bytes") is not None):
+        raise ValueError(f"{item.path}: only image files can be copied, this is a {type(item.image).__name__}.")
+    draft.write_bytes(content["bytes"])
     name = os.path.basename(item.path)
-    if Path(name).suffix:
-        return name
-    return re.sub(r"[^\w.-]", "_", item.key or name) + ".img"
+    return _settle(draft, folder, name if Path(name).suffix else re.sub(r"[^\w.-]", "_", item.key or name) + ".img")
 
 
 def _settle(draft: Path, folder: Path, name: str) -> Path:

@@ -7,31 +7,87 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .rows import COLUMNS, DECIMALS, ScoreRow
+from .rows import COLUMN_TYPES, DECIMALS, ScoreRow, table_columns
 
 
-FORMATS = (".csv", ".jsonl", ".parquet")
+class Sink(Protocol):
+    """A table in one format. Made with a file's path and the columns; rows come as values by column."""
 
-_TYPES: dict[str, pa.DataType] = {
-    "width": pa.int32(),
-    "height": pa.int32(),
-    "tokens": pa.int32(),
-    "score": pa.float64(),
-    "normalized_score": pa.float64(),
-    "std": pa.float64(),
-    "spread": pa.float64(),
-    "distribution": pa.list_(pa.float64()),
-}
+    def write(self, records: list[dict[str, Any]]) -> None:
+        """Append rows."""
+
+    def close(self) -> None:
+        """Finish the table."""
+
+
+class CsvSink:
+    """Comma-separated values, with a header; of a stream, which stays open, or a file."""
+
+    def __init__(self, file: str | os.PathLike | IO[str], columns: Sequence[str]) -> None:
+        self._is_ours = isinstance(file, (str, os.PathLike))
+        self._stream: IO[str] = open(file, "w", encoding="utf-8", newline="") if self._is_ours else file  # type: ignore  # noqa: SIM115
+        self._columns = columns
+        self._writer = csv.writer(self._stream, lineterminator="\n")
+        self._writer.writerow(columns)
+
+    def write(self, records: list[dict[str, Any]]) -> None:
+        """Append rows; numbers from the model with all their decimals, lists as JSON."""
+        self._writer.writerows([_csv_cell(record[name]) for name in self._columns] for record in records)
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._is_ours:
+            self._stream.close()
+
+
+class JsonLinesSink:
+    """One JSON object a row; a row without `error` says so by leaving the name out."""
+
+    def __init__(self, file: str | os.PathLike, columns: Sequence[str]) -> None:
+        self._stream = open(file, "w", encoding="utf-8")  # noqa: SIM115, closed by close()
+
+    def write(self, records: list[dict[str, Any]]) -> None:
+        """Append rows."""
+        for record in records:
+            present = {name: value for name, value in record.items() if name != "error" or value is not None}
+            self._stream.write(json.dumps(present, ensure_ascii=False, allow_nan=False) + "\n")
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()
+
+
+class ParquetSink:
+    """Parquet, with a row group for every call of `write`."""
+
+    _TYPES = {str: pa.string(), int: pa.int32(), float: pa.float64(), list[float]: pa.list_(pa.float64())}  # noqa: RUF012
+
+    def __init__(self, file: str | os.PathLike, columns: Sequence[str]) -> None:
+        self._schema = pa.schema([(name, self._TYPES[COLUMN_TYPES.get(name, str)]) for name in columns])
+        self._writer = pq.ParquetWriter(file, self._schema)
+
+    def write(self, records: list[dict[str, Any]]) -> None:
+        """Append rows."""
+        if records:
+            self._writer.write_table(pa.Table.from_pylist(records, schema=self._schema))
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._writer.close()
+
+
+SINKS: dict[str, Any] = {".csv": CsvSink, ".jsonl": JsonLinesSink, ".parquet": ParquetSink}
 
 
 class TableWriter:
-    """Write rows to a file in one of three formats. Use as a context manager.
+    """Write rows to a file in one of the formats. Use as a context manager.
 
     Args:
         file: path that ends in `.csv`, `.jsonl` or `.parquet`, or an open text stream, which gets CSV.
@@ -45,82 +101,41 @@ class TableWriter:
     def __init__(
         self,
         file: str | os.PathLike | IO[str],
-        columns: Sequence[str] = COLUMNS,
+        columns: Sequence[str] = table_columns(),
         constants: Mapping[str, str] | None = None,
     ) -> None:
+        self.columns = columns
         self.constants = dict(constants or {})
-        self.columns = (*columns, *self.constants)
-        self._stream: IO[str] | None = None
-        self._parquet: pq.ParquetWriter | None = None
-        self._path = file if isinstance(file, (str, os.PathLike)) else None
-        self.format = ".csv" if self._path is None else check_format(self._path)
-        if self.format == ".parquet":
-            self.schema = pa.schema([(name, _TYPES.get(name, pa.string())) for name in self.columns])
-            self._parquet = pq.ParquetWriter(file, self.schema)
-            return
-        if isinstance(file, (str, os.PathLike)):
-            self._stream = open(file, "w", encoding="utf-8", newline="")  # noqa: SIM115, closed by close()
-        else:
-            self._stream = file
-        if self.format == ".csv":
-            csv.writer(self._stream, lineterminator="\n").writerow(self.columns)
+        format = check_output(file) if isinstance(file, (str, os.PathLike)) else ".csv"
+        self._sink: Sink = SINKS[format](file, (*columns, *self.constants))
 
     def write(self, rows: Sequence[ScoreRow]) -> None:
-        """Append rows; in a Parquet file they are one row group."""
-        records = [self._record(row) for row in rows]
-        if self._parquet is not None:
-            if records:
-                self._parquet.write_table(pa.Table.from_pylist(records, schema=self.schema))
-            return
-        assert self._stream is not None
-        if self.format == ".jsonl":
-            self._stream.writelines(json.dumps(_present(record), ensure_ascii=False) + "\n" for record in records)
-        else:
-            writer = csv.writer(self._stream, lineterminator="\n")
-            writer.writerows([_csv_cell(record[name]) for name in self.columns] for record in records)
-        self._stream.flush()
-
-    def close(self) -> None:
-        """Finish the file and flush it to the disk."""
-        if self._parquet is not None:
-            self._parquet.close()
-        elif self._path is not None and self._stream is not None:
-            self._stream.close()
-        if self._path is not None:
-            with open(self._path, "rb") as file:
-                os.fsync(file.fileno())
+        """Append rows."""
+        self._sink.write([{name: getattr(row, name) for name in self.columns} | self.constants for row in rows])
 
     def __enter__(self) -> TableWriter:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _record(self, row: ScoreRow) -> dict[str, Any]:
-        values = {name: getattr(row, name) for name in self.columns if name not in self.constants}
-        return {**values, **self.constants}
+    def __exit__(self, *exception: object) -> None:
+        self._sink.close()
 
 
-def check_format(file: str | os.PathLike) -> str:
+def check_output(file: str | os.PathLike) -> str:
     """Ending of a table's file name.
 
     Raises:
         ValueError: if it is not one that can be written.
+        IsADirectoryError: if it is a folder.
     """
     suffix = Path(file).suffix.lower()
-    if suffix not in FORMATS:
-        raise ValueError(f"{os.fspath(file)!r}: expected a file name ending in {', '.join(FORMATS)}, got {suffix!r}.")
+    if suffix not in SINKS:
+        raise ValueError(f"{os.fspath(file)!r}: expected a file name ending in {', '.join(SINKS)}, got {suffix!r}.")
+    if os.path.isdir(file):
+        raise IsADirectoryError(f"{os.fspath(file)!r} is a folder, expected the name of a file to write.")
     return suffix
 
 
 def _csv_cell(value: Any) -> Any:
     if isinstance(value, float):
         return f"{value:.{DECIMALS}f}"
-    return json.dumps(value) if isinstance(value, list) else value
-
-
-def _present(record: dict[str, Any]) -> dict[str, Any]:
-    """A row without `error` says so by leaving the name out."""
-    return {name: value for name, value in record.items() if name != "error" or value is not None}
+    return json.dumps(value, allow_nan=False) if isinstance(value, list) else value

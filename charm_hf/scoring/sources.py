@@ -5,12 +5,17 @@ from __future__ import annotations
 import glob
 import os
 import sys
+import tarfile
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from itertools import islice
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from .rows import describe_error, display_path
+from ..tables import TABLE_SUFFIXES, Table, escape_bytes, find_column
+from .items import Item, Items
+from .rows import describe_error
 
 
 # Files in a folder that are taken for photos. A file that is named, or matched by a pattern, is always tried.
@@ -23,80 +28,82 @@ IMAGE_EXTENSIONS = frozenset(
 )
 STDIN = "-"
 
-
-@dataclass(frozen=True)
-class Item:
-    """One image to score.
-
-    Attributes:
-        path: how the table calls it.
-        image: what the image reader takes (a path, encoded bytes, a PIL image, an array) or a [`TarMember`].
-        key: name of the sample in a dataset, a table or a shard.
-        error: why it cannot even be tried, such as a folder that cannot be listed.
-    """
-
-    path: str
-    image: Any = None
-    key: str | None = None
-    error: str | None = None
-
-    @classmethod
-    def from_file(cls, path: str | os.PathLike) -> Item:
-        """Item of an image file, called by its path."""
-        return cls(display_path(path), os.fspath(path))
+SkippedCallback = Callable[[str], None]
+"""Called with the path of every file in a folder that is passed over for its extension."""
 
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """How paths are read.
+    """How sources are read.
 
     Args:
         path_column: column of a table, or image column of a dataset; found by its usual names if not given.
         key_column: column whose values become the keys of the rows.
         root: folder that relative paths in a table start from; the table's own folder if not given.
         null_separated: paths on standard input end with a zero byte instead of a newline.
+        split: of a dataset; `train` if not given and there are several.
+        streaming: read a dataset from the Hub as it goes instead of downloading it first.
     """
 
     path_column: str | None = None
     key_column: str | None = None
     root: str | None = None
     null_separated: bool = False
+    split: str | None = None
+    streaming: bool = False
 
 
-class PathSource:
+class Source(Items):
+    """Images to score, which another process or a later run can find again.
+
+    Attributes:
+        stays: whether they can be gone through again, from any place on, and are the same then. Of what does not stay
+            a run keeps a [`Listing`].
+        once: whether they can be gone through only once.
+    """
+
+    stays = False
+    once = False
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for a run to go on."""
+
+
+class PathSource(Source):
     """Images named by paths: see [`list_items`]."""
 
     def __init__(
         self,
         paths: Sequence[str | os.PathLike],
         options: SourceOptions | None = None,
-        on_skipped: Callable[[str], None] | None = None,
+        on_skipped: SkippedCallback | None = None,
     ) -> None:
         self.paths = [os.fspath(path) for path in paths]
         self.options = options or SourceOptions()
         self.on_skipped = on_skipped
+        self.keyed = self.options.key_column is not None
+        self.once = STDIN in self.paths
 
-    @property
-    def reads_stdin(self) -> bool:
-        """Whether it can be gone through only once."""
-        return STDIN in self.paths
+    def __str__(self) -> str:
+        return ", ".join(map(repr, self.paths))
 
-    def items(self) -> Iterator[Item]:
+    def items(self, start: int = 0) -> Iterator[Item]:
         """List the images."""
-        return list_items(self.paths, self.options, self.on_skipped)
+        return islice(list_items(self.paths, self.options, self.on_skipped), start, None)
 
     def identity(self) -> dict[str, Any]:
-        """What must be the same for a run to go on."""
+        """The paths, where they start, and how they are read."""
         relative = any(not os.path.isabs(path) for path in self.paths)
         folder = os.getcwd() if relative else None
-        paths = [display_path(path) for path in self.paths]
+        paths = [escape_bytes(path) for path in self.paths]
         return {"paths": paths, "folder": folder, "options": asdict(self.options)}
 
 
 def list_items(
     paths: Iterable[str | os.PathLike],
     options: SourceOptions | None = None,
-    on_skipped: Callable[[str], None] | None = None,
+    on_skipped: SkippedCallback | None = None,
 ) -> Iterator[Item]:
     """List the images of files, folders (recursively), glob patterns, tables, tar shards and standard input, in order.
 
@@ -107,31 +114,26 @@ def list_items(
         paths: a pattern is what holds `*`, `?` or `[` and is not itself a file; `-` is standard input; what ends in
             `.csv`, `.tsv`, `.jsonl` or `.parquet` is a table with a column of paths, and in `.tar` a WebDataset shard.
         options: how tables and standard input are read.
-        on_skipped: called with the path of every file in a folder that is passed over for its extension.
+        on_skipped: see [`SkippedCallback`].
 
     Raises:
         ValueError: for a table without a column of paths.
     """
-    from .shards import list_shard
-    from .tables import TABLE_EXTENSIONS, read_table
-
     options = options or SourceOptions()
     entered: set[tuple[int, int]] = set()
     for path in paths:
         if os.fspath(path) == STDIN:
             yield from _read_lines(sys.stdin.buffer, b"\0" if options.null_separated else b"\n")
             continue
-        for match in expand(path):
-            extension = Path(match).suffix.lower()
-            if extension in TABLE_EXTENSIONS and os.path.isfile(match):
-                yield from read_table(match, options)
-            elif extension == ".tar" and os.path.isfile(match):
-                yield from list_shard(match)
+        for match in _expand(path):
+            read = _READERS.get(Path(match).suffix.lower())
+            if read is not None and os.path.isfile(match):
+                yield from read(match, options)
             else:
                 yield from _walk(match, entered, on_skipped)
 
 
-def expand(path: str | os.PathLike) -> list[str]:
+def _expand(path: str | os.PathLike) -> list[str]:
     """Files that a glob pattern matches, sorted; a path that is no pattern stands for itself."""
     text = os.fspath(path)
     if os.path.lexists(text) or not glob.has_magic(text):
@@ -139,7 +141,7 @@ def expand(path: str | os.PathLike) -> list[str]:
     return sorted(glob.glob(text, recursive=True))
 
 
-def _walk(path: str, entered: set[tuple[int, int]], on_skipped: Callable[[str], None] | None) -> Iterator[Item]:
+def _walk(path: str, entered: set[tuple[int, int]], on_skipped: SkippedCallback | None) -> Iterator[Item]:
     pending = [path]  # a stack instead of recursion: folders may be nested deeper than Python recurses
     while pending:
         found = pending.pop()
@@ -150,7 +152,7 @@ def _walk(path: str, entered: set[tuple[int, int]], on_skipped: Callable[[str], 
                     entered.add((status.st_dev, status.st_ino))
                     pending.extend(os.path.join(found, name) for name in sorted(os.listdir(found), reverse=True))
             except OSError as error:
-                yield Item(display_path(found), error=f"The folder cannot be listed. {describe_error(error)}")
+                yield Item(escape_bytes(found), error=f"The folder cannot be listed. {describe_error(error)}")
         elif found == path or Path(found).suffix.lower() in IMAGE_EXTENSIONS:
             yield Item.from_file(found)
         elif on_skipped is not None:
@@ -169,3 +171,66 @@ def _items_of_lines(lines: Iterable[bytes]) -> Iterator[Item]:
     for line in lines:
         if path := line.removesuffix(b"\r"):
             yield Item.from_file(os.fsdecode(path))
+
+
+def list_table(file: str, options: SourceOptions) -> Iterator[Item]:
+    """List the images that a table names, row by row.
+
+    The table calls an image what the column says; relative paths start from `options.root` or the table's own folder.
+    A row without a path gives an item with an `error`.
+
+    Raises:
+        ValueError: if the table has no such column, or is not what its name says.
+    """
+    table = Table(file)
+    root = options.root if options.root is not None else os.path.dirname(file)
+    column = find_column(table.names, "path", repr(file), options.path_column, "--path-column")
+    wanted = [column] if options.key_column is None else [column, options.key_column]
+    for number, row in enumerate(table.rows(wanted), start=1):
+        key = None if options.key_column is None else str(row.get(options.key_column))
+        path = row.get(column)
+        if not isinstance(path, str) or not path:
+            yield Item(f"{escape_bytes(file)}#{number}", key=key, error=f"Row {number} has no path in {column!r}.")
+        else:
+            yield Item(escape_bytes(path), os.path.join(root, path), key=key)
+
+
+def list_shard(shard: str, options: SourceOptions) -> Iterator[Item]:
+    """List the images of a WebDataset tar shard in the order in which they lie there, by reading headers only.
+
+    The key of an image is its name up to the first dot after the last slash, as WebDataset has it. Members that are
+    not named like images (labels, captions) belong to the same samples and are passed over.
+    """
+    name = escape_bytes(shard)
+    last = "its beginning"
+    try:
+        with tarfile.open(shard, "r:", errors="surrogateescape") as tar:
+            while (member := tar.next()) is not None:
+                last = repr(member.name)
+                path = PurePosixPath(member.name)
+                if member.isfile() and path.suffix.lower() in IMAGE_EXTENSIONS:
+                    key = os.path.join(*path.parts[:-1], path.name.split(".", 1)[0])
+                    span = (member.offset_data, member.size)
+                    yield Item(f"{name}/{escape_bytes(member.name)}", shard, key=escape_bytes(key), span=span)
+                tar.members = []  # type: ignore[attr-defined]  # tarfile would remember every member
+            damaged = not _ends_here(shard, tar.offset)
+    except (tarfile.TarError, OSError, EOFError) as error:
+        yield Item(name, error=f"The shard cannot be read. {describe_error(error)}")
+        return
+    if damaged:
+        yield Item(name, error=f"The shard is damaged after {last}: what follows is not listed.")
+
+
+def _ends_here(shard: str, offset: int) -> bool:
+    """Whether a tar file really ends where `tarfile` stopped reading; damage in the middle stops it silently too."""
+    with open(shard, "rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(offset)
+        return offset == end or not any(file.read(tarfile.BLOCKSIZE))
+
+
+# Files that list or hold several images, by their extension.
+_READERS: dict[str, Callable[[str, SourceOptions], Iterator[Item]]] = {
+    **dict.fromkeys(TABLE_SUFFIXES, list_table),
+    ".tar": list_shard,
+}

@@ -12,10 +12,8 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from ..models.image_loading_charm import array_to_tensor, image_size
-from .comments import CommentedProcessor
+from .items import Item
 from .rows import ScoreRow, describe_error
-from .shards import TarMember
-from .sources import Item
 
 
 Tokens = dict[str, torch.Tensor]
@@ -35,12 +33,16 @@ class Measured:
         """Row without a score."""
         return ScoreRow(
             self.item.path,
+            key=self.item.key,
             width=self.width,
             height=self.height,
             tokens=self.tokens,
             error=self.error,
-            key=self.item.key,
         )
+
+
+Placed = tuple[int, Measured]
+"""An image and its place in its chunk."""
 
 
 class TokenBatch(NamedTuple):
@@ -59,7 +61,7 @@ def measure(item: Item, processor: Any, parameters: dict[str, Any]) -> Measured:
     if item.error is not None:
         return Measured(item, error=item.error)
     try:
-        image = read_content(item)
+        image = item.read()
         if isinstance(image, (np.ndarray, torch.Tensor)):
             height, width = array_to_tensor(image, item.path).shape[1:]
         else:
@@ -71,17 +73,11 @@ def measure(item: Item, processor: Any, parameters: dict[str, Any]) -> Measured:
         return Measured(item, error=f"The image's header cannot be used. {describe_error(error)}")
 
 
-def read_content(item: Item) -> Any:
-    """What the image reader takes for an item; content goes by the item's path in errors."""
-    content = item.image.read() if isinstance(item.image, TarMember) else item.image
-    return {"bytes": content, "path": item.path} if isinstance(content, (bytes, bytearray)) else content
-
-
 class BatchTokenizer(Dataset):
     """Tokenizes the batch that it is indexed with; a copy lives in each worker process.
 
     Args:
-        processor: the image processor.
+        processor: the checkpoint's.
         parameters: what it is called with.
         num_views: token sequences an image; they stand side by side in a batch.
         as_numpy: return arrays, which reach the parent through a pipe, instead of tensors, which need shared memory.
@@ -93,20 +89,20 @@ class BatchTokenizer(Dataset):
         self.num_views = num_views
         self.as_numpy = as_numpy
 
-    def __getitems__(self, batch: list[tuple[int, Item]]) -> TokenBatch:
+    def __getitems__(self, batch: list[Placed]) -> TokenBatch:
         return self.collate(self.tokenize(batch))
 
-    def tokenize(self, batch: list[tuple[int, Item]]) -> list[tuple[int, list[Any] | None, str | None]]:
+    def tokenize(self, batch: list[Placed]) -> list[tuple[int, list[Tokens] | None, str | None]]:
         """Give each image's place with its views' tokens, or with the reason why it has none."""
-        results: list[tuple[int, list[Any] | None, str | None]] = []
-        for place, item in batch:
+        results: list[tuple[int, list[Tokens] | None, str | None]] = []
+        for place, measured in batch:
             try:
-                results.append((place, self._views(item), None))
+                results.append((place, self._views(measured.item), None))
             except Exception as error:  # one broken image must not cost the others theirs
                 results.append((place, None, describe_error(error)))
         return results
 
-    def collate(self, results: Sequence[tuple[int, list[Any] | None, str | None]]) -> TokenBatch:
+    def collate(self, results: Sequence[tuple[int, list[Tokens] | None, str | None]]) -> TokenBatch:
         """Pad the token sequences of a batch to its longest."""
         places = [place for place, views, _ in results if views is not None]
         sequences = [view for _, views, _ in results for view in views or []]
@@ -121,7 +117,7 @@ class BatchTokenizer(Dataset):
         return TokenBatch(places, inputs, errors)
 
     def _views(self, item: Item) -> list[Tokens]:
-        image = read_content(item)
+        image = item.read()
         if self.num_views == 1:
             return [self._tokenize(image, item, self.parameters)]
         # As the pipeline does: view i uses seed + i.
@@ -130,7 +126,7 @@ class BatchTokenizer(Dataset):
         return [self._tokenize(image, item, {**drawn, "seed": seed + view}) for view in range(self.num_views)]
 
     def _tokenize(self, image: Any, item: Item, parameters: dict[str, Any]) -> Tokens:
-        if isinstance(self.processor, CommentedProcessor):
-            parameters = {**parameters, "item": item}
+        if item.comments is not None:
+            parameters = {**parameters, "comments": [item.comments]}
         inputs = self.processor([image], return_tensors="pt", **parameters)
         return {name: value[0] for name, value in inputs.items()}

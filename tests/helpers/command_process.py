@@ -15,9 +15,9 @@ def _run_command(arguments, log, chunk_images, slowness):
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
     import charm_hf_cli
-    from charm_hf.scoring import engine
+    from charm_hf.scoring import batching, engine
 
-    engine.CHUNK_IMAGES = chunk_images
+    batching.CHUNK_IMAGES = chunk_images
     torch.set_num_threads(1)
     forward = engine.Scorer._forward
 

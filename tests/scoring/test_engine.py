@@ -5,14 +5,13 @@ import numpy as np
 import pytest
 import torch
 
-from charm_hf.scoring import Item, Scorer, ScoringOptions, engine, load_checkpoint, score_images
-from charm_hf.scoring.batching import plan_batches
-from charm_hf.scoring.engine import chunk_items
+from charm_hf.scoring import Item, Scorer, ScoringOptions, batching, load_for_scoring, score_images
+from charm_hf.scoring.batching import chunk_items, plan_batches
 
 
 @pytest.fixture(scope="module")
 def scorer_of(checkpoint):
-    model, processor = load_checkpoint(str(checkpoint), device="cpu")
+    model, processor = load_for_scoring(str(checkpoint), device="cpu")
     return lambda **options: Scorer(model, processor, ScoringOptions(**options))
 
 
@@ -38,7 +37,7 @@ def test_rows_come_in_the_order_of_the_source_whatever_the_batches(scorer_of, ma
     random.Random(0).shuffle(paths)
     expected = None
     for chunk, options in [(512, {}), (16, {}), (7, {"batch_size": 3}), (512, {"token_budget": 1})]:
-        monkeypatch.setattr(engine, "CHUNK_IMAGES", chunk)
+        monkeypatch.setattr(batching, "CHUNK_IMAGES", chunk)
         rows = list(scorer_of(**options).score(map(Item.from_file, paths)))
         assert [row.path for row in rows] == [str(path) for path in paths]
         expected = expected or rows
@@ -69,7 +68,7 @@ def test_rows_come_as_soon_as_those_before_them_are_there(scorer_of, many_photos
 
 
 def test_chunks_of_image_content_end_early_so_that_memory_is_bounded(monkeypatch):
-    monkeypatch.setattr(engine, "CHUNK_BYTES", 1000)
+    monkeypatch.setattr(batching, "CHUNK_BYTES", 1000)
     items = [Item(str(index), b"x" * 300) for index in range(10)]
     assert [(chunk.start, chunk.end) for chunk in chunk_items(items)] == [(0, 4), (4, 8), (8, 10)]
     assert [(chunk.start, chunk.end) for chunk in chunk_items(items[4:], 4)] == [(4, 8), (8, 10)]
@@ -137,4 +136,4 @@ def test_wrong_options_are_refused_before_the_first_image(scorer_of, checkpoint)
     with pytest.raises(ValueError, match="`patch_selection` must be one of"):
         scorer_of(processor={"patch_selection": "beauty"})
     with pytest.raises(ValueError, match="needs its `processor`"):
-        score_images([], model=load_checkpoint(str(checkpoint))[0])
+        score_images([], model=load_for_scoring(str(checkpoint))[0])

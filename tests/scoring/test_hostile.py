@@ -9,9 +9,12 @@ import zlib
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from charm_hf.scoring import Item, Scorer, ScoringOptions, load_checkpoint, score_images, tokenizing
+from charm_hf.scoring import Item, Scorer, ScoringOptions, load_for_scoring, score_images, tokenizing
+from charm_hf.scoring.rows import read_answers
+from charm_hf.tables import Table
 
 
 def png_header(width, height):
@@ -117,8 +120,8 @@ def test_files_and_folders_without_permission_are_rows(score_photos, photos):
 
 _MEMORY_OF_ONE = """
 import resource, sys
-from charm_hf.scoring import score_images, load_checkpoint
-model, processor = load_checkpoint(sys.argv[1], device="cpu")
+from charm_hf.scoring import score_images, load_for_scoring
+model, processor = load_for_scoring(sys.argv[1], device="cpu")
 list(score_images(sys.argv[2], model, processor))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 (row,) = score_images(sys.argv[3], model, processor)
@@ -135,8 +138,36 @@ def test_a_100_megapixel_jpeg_takes_little_memory_and_its_score_is_within_tolera
     score, tokens, megabytes = map(float, done.stdout.split())
     assert tokens <= 64
     assert megabytes < 150  # decoded whole it is 300 MB, and PIL needs it twice
-    model, processor = load_checkpoint(str(checkpoint), device="cpu")
-    (exact,) = Scorer(model, processor, ScoringOptions(reduced_decoding=False)).score(
-        [Item.from_file(tmp_path / "huge.jpg")]
-    )
+    model, processor = load_for_scoring(str(checkpoint), device="cpu")
+    (exact,) = Scorer(model, processor, ScoringOptions()).score([Item.from_file(tmp_path / "huge.jpg")])
     assert score == pytest.approx(exact.score, abs=0.01 * 9)
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_a_score_that_is_no_number_is_an_error_and_never_stands_in_a_table(
+    score_photos, checkpoint, photos, tmp_path, ending
+):
+    model, processor = load_for_scoring(str(checkpoint), device="cpu")
+    model.classifier.bias.data[3] = float("nan")
+    model.save_pretrained(tmp_path / "broken")
+    processor.save_pretrained(tmp_path / "broken")
+    output = tmp_path / f"scores.{ending}"
+    options = ["--model", tmp_path / "broken", "--distribution", "--top", 3, "--write-xmp", "--output", output]
+    code, _, messages = score_photos(photos, *options)
+    assert code == 1
+    assert "is no finite number" in messages
+    rows = list(Table(output).rows())
+    assert len(rows) == 6
+    for row in rows:
+        assert "is no finite number" in row["error"]
+        assert all(row[name] in (None, "") for name in ("score", "normalized_score", "std", "distribution"))
+        assert int(row["width"]) > 0
+    assert not list(photos.rglob("*.xmp"))
+
+
+def test_an_infinite_score_of_one_photo_costs_only_that_photo():
+    scores = torch.tensor([2.0, float("inf"), 3.0])
+    good, bad, other = read_answers({"score": scores, "normalized_score": scores / 4, "attributes": torch.ones(3, 11)})
+    assert good == {"score": 2.0, "normalized_score": 0.5}
+    assert list(bad) == ["error"]
+    assert other["score"] == 3.0

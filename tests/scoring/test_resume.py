@@ -8,15 +8,15 @@ import subprocess
 
 import pytest
 
-from charm_hf.scoring import PathSource, Scorer, TableOptions, engine, load_checkpoint, run, score_to_table
-from charm_hf.scoring.job import JobMismatchError
+from charm_hf.scoring import PathSource, Scorer, TableOptions, batching, engine, load_for_scoring, score_to_table
+from charm_hf.scoring.progress import DamagedProgressError, JobMismatchError
 
 
 @pytest.fixture
 def score(checkpoint, many_photos, monkeypatch):
     """Score the photos into a file in this process, 16 to a chunk."""
-    monkeypatch.setattr(engine, "CHUNK_IMAGES", 16)
-    model, processor = load_checkpoint(str(checkpoint), device="cpu")
+    monkeypatch.setattr(batching, "CHUNK_IMAGES", 16)
+    model, processor = load_for_scoring(str(checkpoint), device="cpu")
 
     def run_(output, options=engine.ScoringOptions(), table=None, paths=(many_photos,), **kwargs):  # noqa: B008
         return score_to_table(PathSource(paths), Scorer(model, processor, options), output, table, **kwargs)
@@ -55,6 +55,24 @@ def crash_after(batches, error=Crash):
     return dying_forward
 
 
+def crash_before(target, replace=os.replace):
+    """Make a run die when it is about to give a file its name."""
+
+    def dying_replace(source, file):
+        if file == target:
+            raise Crash
+        replace(source, file)
+
+    return dying_replace
+
+
+def damage_file(file, damage):
+    content = bytearray(file.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 1
+    file.write_bytes({"flip": bytes(content), "cut": bytes(content[:-300]), "empty": b""}[damage])
+
+
 def interrupted(score, output, monkeypatch):
     """Let a run die in the middle."""
     with monkeypatch.context() as patch:
@@ -63,10 +81,10 @@ def interrupted(score, output, monkeypatch):
             score(output)
 
 
-def test_a_run_leaves_only_the_table(score, tmp_path, many_photos):
+def test_a_run_leaves_only_the_table_and_its_lock(score, tmp_path, many_photos):
     summary = score(tmp_path / "out" / "scores.csv")
     assert (summary.images, summary.failed) == (120, 4)
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["scores.csv"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"scores.csv", ".scores.csv.lock"}
     assert not list(many_photos.glob("*.progress*"))
 
 
@@ -104,7 +122,7 @@ def test_asked_to_stop_it_finishes_the_batch_and_says_how_to_go_on(
     arguments = ["score", many_photos, "--model", checkpoint, "--output", output, "--device", "cpu"]
     for _ in range(5):  # until the signal meets a chunk that has begun, which a busy machine may put off
         process = command(*arguments, slowness=0.1)
-        process.wait_for(lambda: list(progress_of(output).glob("parts/*-*.jsonl")))
+        process.wait_for(lambda: list(progress_of(output).glob("parts/[0-9]*-*.jsonl")))
         process.wait(0.25)  # into the next chunk
         process.send(number)
         assert process.wait() == 128 + number
@@ -121,7 +139,7 @@ def test_asked_to_stop_it_finishes_the_batch_and_says_how_to_go_on(
 
 def test_what_is_finished_is_not_scored_again(score, tmp_path, monkeypatch, whole):
     interrupted(score, tmp_path / "scores.csv", monkeypatch)
-    finished = len(list(progress_of(tmp_path / "scores.csv").glob("parts/*-*.jsonl"))) * 16
+    finished = len(list(progress_of(tmp_path / "scores.csv").glob("parts/[0-9]*-*.jsonl"))) * 16
     assert finished > 0
     scored = []
     fill = engine.Scorer._fill
@@ -137,14 +155,41 @@ def test_what_is_finished_is_not_scored_again(score, tmp_path, monkeypatch, whol
 def test_a_damaged_part_is_noticed_and_scored_again(score, tmp_path, monkeypatch, whole, caplog, damage):
     output = tmp_path / "scores.csv"
     interrupted(score, output, monkeypatch)
-    part = sorted(progress_of(output).glob("parts/*-*.jsonl"))[0]
-    content = bytearray(part.read_bytes())
-    if damage == "flip":
-        content[len(content) // 2] ^= 1
-    part.write_bytes({"flip": bytes(content), "cut": bytes(content[:-300]), "empty": b""}[damage])
+    part = sorted(progress_of(output).glob("parts/[0-9]*-*.jsonl"))[0]
+    damage_file(part, damage)
     score(output)
     assert "is damaged. Its images are scored again." in caplog.text
     assert output.read_bytes() == whole
+
+
+@pytest.mark.parametrize("name", ["job.jsonl", "listing.jsonl"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
+def test_damage_to_what_the_run_is_of_stops_it_until_it_is_restarted(
+    score, tmp_path, monkeypatch, whole, name, damage
+):
+    output = tmp_path / "scores.csv"
+    interrupted(score, output, monkeypatch)
+    damage_file(progress_of(output) / name, damage)
+    with pytest.raises(DamagedProgressError, match=rf"{name}' is damaged. Begin anew with --restart"):
+        score(output)
+    score(output, restart=True)
+    assert output.read_bytes() == whole
+
+
+def test_rows_of_a_run_that_nobody_knows_are_not_taken_up(score, tmp_path, monkeypatch, whole):
+    output = tmp_path / "scores.csv"
+    interrupted(score, output, monkeypatch)
+    (progress_of(output) / "job.jsonl").unlink()
+    assert score(output).resumed == 0
+    assert output.read_bytes() == whole
+
+
+def test_an_output_that_is_a_folder_is_found_before_anything_is_scored(score, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine.Scorer, "_forward", crash_after(0))
+    (tmp_path / "scores.csv").mkdir()
+    with pytest.raises(IsADirectoryError, match="scores.csv' is a folder"):
+        score(tmp_path / "scores.csv")
+    assert [path.name for path in tmp_path.iterdir()] == ["scores.csv"]
 
 
 def test_a_full_disk_keeps_what_is_scored(score, tmp_path, monkeypatch, whole):
@@ -164,7 +209,7 @@ def test_a_full_disk_keeps_what_is_scored(score, tmp_path, monkeypatch, whole):
         with pytest.raises(OSError, match="No space left"):
             score(output)
     assert not output.exists()
-    assert not list(progress_of(output).glob("parts/*.draft"))
+    assert not list(progress_of(output).glob("parts/.tmp-*"))
     score(output)
     assert output.read_bytes() == whole
 
@@ -247,13 +292,16 @@ def test_two_runs_cannot_write_the_same_table(command, checkpoint, many_photos, 
 def test_the_progress_is_json_and_holds_no_pickle(score, tmp_path, monkeypatch):
     interrupted(score, tmp_path / "scores.csv", monkeypatch)
     files = [path for path in progress_of(tmp_path / "scores.csv").rglob("*") if path.is_file()]
-    assert {path.suffix for path in files} == {".json", ".jsonl"}
-    assert set(json.loads((progress_of(tmp_path / "scores.csv") / "job.json").read_text())) == {
+    assert {path.suffix for path in files} == {".jsonl"}
+    assert all(json.loads(line) for path in files for line in path.read_text().splitlines())
+    assert set(json.loads((progress_of(tmp_path / "scores.csv") / "job.jsonl").read_text())) == {
+        "comments",
         "device",
         "images",
         "model",
         "options",
         "preprocessing",
+        "sha256",
         "software",
     }
 
@@ -264,7 +312,7 @@ def test_an_old_table_stays_until_the_new_one_is_whole(score, tmp_path, monkeypa
     interrupted(score, output, monkeypatch)
     assert output.read_text() == "old"
     with monkeypatch.context() as patch:
-        patch.setattr(run, "replace_durably", lambda draft, file: (_ for _ in ()).throw(Crash))
+        patch.setattr(os, "replace", crash_before(output))
         with pytest.raises(Crash):
             score(output)
     assert output.read_text() == "old"

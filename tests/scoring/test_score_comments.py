@@ -59,7 +59,7 @@ def test_a_folder_is_scored_with_comments_on_some_of_its_photos(score, reader, p
     folder, model, processor = reader
     comments = write_comments(tmp_path / "comments.csv", ("b.png", "dull colours"), (photos / "sub/e.jpg", "great"))
     output = tmp_path / "scores.csv"
-    options = ("--comments", comments, "--output", output, "--batch-size", 3, "--full-decoding")
+    options = ("--comments", comments, "--output", output, "--batch-size", 3)
     code, _, messages = score(photos, "--model", folder, *options)
     assert code == 0
     assert "Comments were found on 2 of 6 photos." in messages
@@ -115,8 +115,8 @@ def test_a_photo_is_found_by_path_key_or_a_name_that_only_one_has():
     ("name", "content", "message"),
     [
         ("c.txt", "path,comment\n", "ends in .csv"),
-        ("c.csv", "path,score\na.jpg,1\n", "no column of comments"),
-        ("c.csv", "photo,comment\na.jpg,great\n", "no column of paths"),
+        ("c.csv", "path,score\na.jpg,1\n", "a column with the comment"),
+        ("c.csv", "photo,comment\na.jpg,great\n", "a column with the path"),
         ("c.jsonl", '{"path": "a.jpg", "comment": 3}\n', "Row 1 .* must hold a path and text"),
         ("c.jsonl", '{"path": "a.jpg", "comment"\n', "cannot be read as .jsonl"),
     ],

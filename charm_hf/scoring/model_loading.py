@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import torch
@@ -11,8 +10,6 @@ from transformers import AutoImageProcessor, AutoModel, AutoProcessor
 from ..models.configuration_mmlq import MmlqConfig
 from .comments import CommentedProcessor
 
-
-logger = logging.getLogger(__name__)
 
 DEMONSTRATION_NOTICE = (
     "No --model given: using charm-tiny, the small demonstration checkpoint inside the package. It is good for trying "
@@ -28,7 +25,7 @@ def default_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def load_checkpoint(
+def load_for_scoring(
     model: str | None = None,
     *,
     device: str | torch.device | None = None,
@@ -38,7 +35,7 @@ def load_checkpoint(
     revision: str | None = None,
     subfolder: str | None = None,
 ) -> tuple[Any, Any]:
-    """Load a model, ready to score, and its processor: a [`CommentedProcessor`] for a model that reads comments.
+    """Load a model, ready to score, and its processor.
 
     Args:
         model: folder or repository, one that holds only released pickles included (see `resolve_checkpoint`); the

@@ -44,7 +44,7 @@ def test_two_processes_share_the_source_and_a_dead_ones_share_is_picked_up(
     parts = tmp_path / "scores.csv.progress" / "parts"
     running = launch([thousand_photos, "--model", checkpoint, "--output", output], tmp_path / "first.txt")
     end = time.monotonic() + 240
-    while not list(parts.glob("*-*.jsonl")):
+    while not list(parts.glob("[0-9]*-*.jsonl")):
         assert running.poll() is None and time.monotonic() < end, (tmp_path / "first.txt").read_text()  # noqa: PT018
         time.sleep(0.01)
     os.killpg(running.pid, signal.SIGKILL)  # launcher and both processes, as in a power cut
@@ -61,8 +61,8 @@ def test_two_processes_share_the_source_and_a_dead_ones_share_is_picked_up(
 def test_two_processes_really_are_two(checkpoint, photos, tmp_path):
     script = tmp_path / "count.py"
     script.write_text(
-        "from charm_hf.scoring import Processes\nprocesses = Processes()\n"
-        "print('process', processes.rank, 'of', processes.count, flush=True)\nprocesses.wait()\nprocesses.close()\n"
+        "from charm_hf.scoring import Ranks\nranks = Ranks()\n"
+        "print('process', ranks.rank, 'of', ranks.count, flush=True)\nranks.wait()\nranks.close()\n"
     )
     command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--multi_gpu"]
     command += ["--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]

@@ -11,7 +11,7 @@ from typing import Any
 _PATIENCE = timedelta(weeks=4)
 
 
-class Processes:
+class Ranks:
     """The processes that share a run.
 
     Attributes:
