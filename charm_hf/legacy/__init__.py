@@ -1,6 +1,6 @@
 """The published Charm checkpoints, pickles of whole modules, turned into safetensors without being executed."""
 
-from charm_hf.legacy.conversion import convert_legacy_checkpoint
+from .conversion import convert_legacy_checkpoint
 
 
 __all__ = ["convert_legacy_checkpoint"]

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from transformers import AutoConfig, PretrainedConfig
 
-from charm_hf.legacy.pickle_reader import Instance
-from charm_hf.legacy.torch_archive import StoredTensor, read_torch_file
-from charm_hf.models.configuration_charm import CharmConfig
-from charm_hf.models.image_processing_charm import CharmImageProcessor
-from charm_hf.models.modeling_charm import CharmForAestheticScoring
-from charm_hf.models.presets_charm import AADB_ATTRIBUTES, DATASET_PRESETS, get_dataset_preset
+from ..models.configuration_charm import CharmConfig
+from ..models.image_processing_charm import CharmImageProcessor
+from ..models.modeling_charm import CharmForAestheticScoring
+from ..models.presets_charm import AADB_ATTRIBUTES, DATASET_PRESETS, get_dataset_preset
+from .pickle_reader import Instance
+from .torch_archive import StoredTensor, read_torch_file
 
 
 logger = logging.getLogger(__name__)
@@ -54,10 +54,17 @@ _RENAMED = {
 }
 
 # What building a model from a damaged or forged description may raise.
-_UNFIT = (ValueError, TypeError, KeyError, ArithmeticError, RuntimeError)
+_UNFIT = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, MemoryError)
 
-# Far more than any encoder has; ends the walk through a forged tree that contains itself.
-_MAX_MODULES = 10_000
+# Far more than any encoder has. They end the walk through a forged tree that contains itself.
+_MAX_MEMBERS = 100_000  # modules, parameters and buffers
+_MAX_TENSORS = 10_000
+_MAX_NAME = 500  # characters of a dotted name
+# Far fewer than a layer of any encoder has.
+_TENSORS_PER_LAYER = 10
+
+# Files of a checkpoint, which another one must not be mixed with.
+_CHECKPOINT_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json", "preprocessor_config.json", "*.bin")
 
 
 def convert_legacy_checkpoint(
@@ -66,6 +73,7 @@ def convert_legacy_checkpoint(
     *,
     dataset: str,
     position_embeddings: str | os.PathLike[str],
+    overwrite: bool = False,
 ) -> Path:
     """Convert a published checkpoint, a pickle of a whole module, without executing anything in it.
 
@@ -79,22 +87,33 @@ def convert_legacy_checkpoint(
         dataset: what the checkpoint was trained on: `ava`, `aadb`, `tad66k`, `para`, `baid`, `spaq` or `koniq10k`.
         position_embeddings: file of `torch.save` with the position embeddings of the backbone, which the checkpoint
             does not hold: one tensor (1, 1 + rows·columns, hidden size), CLS first, of a square grid.
+        overwrite: replace the checkpoint that `output_dir` holds, if any.
 
     Returns:
         `output_dir` as a `Path`.
 
     Raises:
         FileNotFoundError: if one of the two files does not exist.
+        FileExistsError: if `output_dir` holds a checkpoint, and `overwrite` is not given; nothing is read then.
         ValueError: if a file is damaged, tries to call something (the message has the name of it) or holds no Charm
             model; if the checkpoint does not fit `dataset` or the position embeddings. The message names the file.
     """
     preset = get_dataset_preset(dataset)
+    output = Path(output_dir)
+    held = [file for pattern in _CHECKPOINT_FILES for file in sorted(output.glob(pattern))]
+    if held and not overwrite:
+        raise FileExistsError(
+            f"{output} holds a checkpoint ({', '.join(file.name for file in held)}): give another folder, or "
+            "`overwrite=True` (`--overwrite`) to replace it."
+        )
     saved = read_torch_file(path)
     positions = _read_positions(position_embeddings)
     try:
         released = _find_model(saved)
         stored = dict(_named_tensors(released))
+        _require_content(stored, Path(path).stat().st_size)
         config = _build_config(released, stored, dataset, positions.shape[1])
+        _require_fit(config, stored, positions)
         weights = _rename(stored, config)
         weights["charm.backbone.embeddings.position_embeddings"] = positions
         model = _load(config, weights)
@@ -110,10 +129,12 @@ def convert_legacy_checkpoint(
         size={"longest_edge": preset.longest_edge or preset.photo_edge},
         do_normalize=False,
     )
-    model.save_pretrained(output_dir)
-    processor.save_pretrained(output_dir)
-    logger.info("Converted %s (%s) to %s", path, dataset, output_dir)
-    return Path(output_dir)
+    for file in held:
+        file.unlink()
+    model.save_pretrained(output)
+    processor.save_pretrained(output)
+    logger.info("Converted %s (%s) to %s", path, dataset, output)
+    return output
 
 
 def _find_model(saved: Any) -> Instance:
@@ -165,11 +186,35 @@ def _build_backbone_config(model: Instance, stored: dict[str, StoredTensor], num
     unusable = [name for name, value in fields.items() if not isinstance(value, bool | int | float | str)]
     if unusable:
         raise ValueError(f"its {kind} has no usable value of {', '.join(unusable)}.")
+    layers = {name.split(".")[3] for name in stored if name.startswith("encoder.encoder.layer.")}
+    if fields["num_hidden_layers"] != len(layers) or len(stored) < _TENSORS_PER_LAYER * len(layers):
+        raise ValueError(
+            f"its {kind} tells of {fields['num_hidden_layers']} layers, and it has {len(stored)} tensors in "
+            f"{len(layers)} layers."
+        )
     _, channels, height, width = _shape(stored, "patch_embeddings.patch_embedder.weight", 4)
     if channels != 3 or height != width:
         raise ValueError(f"its patches have {channels} channels and {height}×{width} pixels, expected 3 and a square.")
     side = math.isqrt(num_positions - 1)
     return AutoConfig.for_model(model_type, **fields, patch_size=height, image_size=side * height)
+
+
+def _require_content(stored: dict[str, StoredTensor], file_size: int) -> None:
+    """Refuse tensors that share storage so often that reading them takes far more memory than the file has bytes."""
+    if sum(math.prod(tensor.shape) for tensor in stored.values()) > file_size:
+        raise ValueError(f"its tensors have more elements than the file has bytes ({file_size:,}).")
+
+
+def _require_fit(config: CharmConfig, stored: dict[str, StoredTensor], positions: torch.Tensor) -> None:
+    """Refuse a description of a far larger model than the tensors fill, before memory is taken for it.
+
+    What is only missing or misshapen is found when the model is loaded, and named.
+    """
+    with torch.device("meta"):
+        wanted = sum(parameter.numel() for parameter in CharmForAestheticScoring(config).parameters())
+    given = positions.numel() + sum(math.prod(tensor.shape) for tensor in stored.values())
+    if wanted > 2 * given + 2**20:
+        raise ValueError(f"its configuration describes a model of {wanted:,} numbers, and it holds {given:,}.")
 
 
 def _rename(stored: dict[str, StoredTensor], config: CharmConfig) -> dict[str, torch.Tensor]:
@@ -228,19 +273,25 @@ def _child(module: Instance, *path: str) -> Instance:
 def _named_tensors(root: Instance) -> Iterator[tuple[str, StoredTensor]]:
     """Parameters and buffers with dotted names, as `named_parameters` gives them for a module that runs."""
     pending = [("", root)]
-    for _ in range(_MAX_MODULES):
-        if not pending:
-            return
+    members = tensors = 0
+    while pending:
         prefix, module = pending.pop()
-        for kind in ("_parameters", "_buffers"):
-            members = module.attributes.get(kind)
-            for name, value in members.items() if isinstance(members, dict) else ():
-                if isinstance(name, str) and isinstance(value, StoredTensor):
+        for kind in ("_parameters", "_buffers", "_modules"):
+            held = module.attributes.get(kind)
+            for name, value in held.items() if isinstance(held, dict) else ():
+                members += 1
+                if not isinstance(name, str) or not isinstance(value, Instance | StoredTensor):
+                    continue
+                if kind == "_modules" and isinstance(value, Instance):
+                    pending.append((f"{prefix}{name}.", value))
+                elif kind != "_modules" and isinstance(value, StoredTensor):
+                    tensors += 1
                     yield prefix + name, value
-        for name, child in _children(module).items():
-            if isinstance(name, str) and isinstance(child, Instance):
-                pending.append((f"{prefix}{name}.", child))
-    raise ValueError(f"no Charm model: it has more than {_MAX_MODULES} modules, or one that contains itself.")
+                if members > _MAX_MEMBERS or tensors > _MAX_TENSORS or len(prefix) + len(name) > _MAX_NAME:
+                    raise ValueError(
+                        f"no Charm model: it has more than {_MAX_TENSORS:,} tensors, {_MAX_MEMBERS:,} members or "
+                        f"{_MAX_NAME} characters in a name, or a module that contains itself."
+                    )
 
 
 def _shape(stored: dict[str, StoredTensor], name: str, dimensions: int) -> tuple[int, ...]:

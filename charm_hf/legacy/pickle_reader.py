@@ -5,17 +5,28 @@ module runs that program on a machine of its own: a name stays a [`Name`], an ob
 [`Instance`] that holds its arguments and state, and a call is answered by a short list of functions given by the
 caller or refused with a `ValueError` that tells what would have been called. The instructions are decoded by
 `pickletools.genops`, which only parses.
+
+Why not `pickle.Unpickler` with a `find_class` that gives inert stubs: written in C, it hashes keys of any depth, lets
+a file choose colliding ones and reserves memory for any number in the memo, with no place to step in; the one in
+Python is private, and half of its instructions would have to be replaced for the same reasons.
 """
 
 from __future__ import annotations
 
 import pickletools
 import sys
+import time
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sized
 from dataclasses import dataclass
 from typing import IO, Any
 
+
+# Instructions, and elements copied by calls. The largest encoders in use take some 200,000.
+MAX_STEPS = 1_000_000
+MAX_SECONDS = 60.0
+# What a key costs whose hash a forger can choose: so many of one hash that a dictionary crawls are too dear.
+_STEPS_PER_KEY = 100
 
 # Calls that are found in honest checkpoints (numpy scalars, devices, paths): kept as an `Instance`, never made.
 _CALLS_KEPT_AS_DATA = frozenset(
@@ -51,7 +62,7 @@ _TUPLE_SIZES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _MARK = object()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Name:
     """Something that a pickle refers to by module and name; it is never looked up."""
 
@@ -62,7 +73,7 @@ class Name:
         return f"{self.module}.{self.name}"
 
 
-@dataclass(eq=False, repr=False)
+@dataclass(eq=False, repr=False, slots=True)
 class Instance:
     """An object of a class that was not imported.
 
@@ -102,14 +113,15 @@ def read_pickle(
         Plain Python values, `Name`s, `Instance`s and what `functions` and `persistent_load` return.
 
     Raises:
-        ValueError: if the pickle calls anything else, with the name of it; or if it is not a readable pickle.
+        ValueError: if the pickle calls anything else, with the name of it; if it is not a readable pickle; or if
+            reading it takes more than `MAX_STEPS` or `MAX_SECONDS`.
     """
-    machine = _Machine({**_PLAIN_CALLS, **functions}, persistent_load)
+    machine = _Machine(functions, persistent_load)
     try:
         for opcode, argument, _ in pickletools.genops(stream):
             machine.run(opcode.name, argument)
         return machine.pop()
-    except (IndexError, KeyError, TypeError, OverflowError, RecursionError) as error:
+    except (IndexError, KeyError, TypeError, OverflowError, RecursionError, MemoryError) as error:
         raise ValueError(f"damaged pickle: {type(error).__name__}: {error}") from error
 
 
@@ -119,14 +131,23 @@ class _Machine:
     def __init__(
         self, functions: Mapping[str, Callable[..., Any]], persistent_load: Callable[[Any], Any] | None
     ) -> None:
-        self.functions = functions
+        plain = {
+            "builtins.set": lambda values=(): set(self.checked_keys(values)),
+            "builtins.frozenset": lambda values=(): frozenset(self.checked_keys(values)),
+            "collections.OrderedDict": lambda pairs=(): self.make_dict([part for pair in pairs for part in pair]),
+            "collections.defaultdict": lambda *_: {},
+        }
+        self.functions = {**plain, **functions}
         self.persistent_load = persistent_load
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
         self.protocol = 0
+        self.steps = 0
+        self.deadline = time.monotonic() + MAX_SECONDS
 
     def run(self, opcode: str, argument: Any) -> None:
         """Carry out one instruction."""
+        self.spend(1)
         if opcode in _LITERALS:
             self.stack.append(argument)
         elif opcode in _CONSTANTS:
@@ -143,12 +164,20 @@ class _Machine:
             self.protocol = argument
         elif opcode not in ("FRAME", "STOP"):
             handler = getattr(self, f"_{opcode.lower()}", None)
-            if handler is None:  # extension codes and out-of-band buffers refer to what is not in the file
+            if handler is None:  # extension codes, textual ids and out-of-band buffers refer to what is elsewhere
                 raise ValueError(f"the pickle uses the instruction {opcode}, which torch never writes")
             if opcode in ("GLOBAL", "INST"):
                 handler(argument)
             else:
                 handler()
+
+    def spend(self, steps: int) -> None:
+        """Count what reading has cost so far."""
+        self.steps += steps
+        if self.steps > MAX_STEPS or time.monotonic() > self.deadline:
+            raise ValueError(
+                f"reading it takes more than {MAX_STEPS:,} steps or {MAX_SECONDS:g} seconds, as no checkpoint does"
+            )
 
     def pop(self) -> Any:
         """Take the topmost value from the stack."""
@@ -192,31 +221,30 @@ class _Machine:
         self.stack.append(self.pop_to_mark())
 
     def _dict(self) -> None:
-        self.stack.append(_as_dict(self.pop_to_mark()))
+        self.stack.append(self.make_dict(self.pop_to_mark()))
 
     def _frozenset(self) -> None:
-        self.stack.append(frozenset(_checked_keys(self.pop_to_mark())))
+        self.stack.append(frozenset(self.checked_keys(self.pop_to_mark())))
 
     def _append(self) -> None:
-        self._extend([self.pop()])
+        value = self.pop()
+        self._container(list, "append", "extend").append(value)
 
     def _appends(self) -> None:
-        self._extend(self.pop_to_mark())
-
-    def _extend(self, values: list[Any]) -> None:
+        values = self.pop_to_mark()
         self._container(list, "append", "extend").extend(values)
 
     def _setitem(self) -> None:
         value, key = self.pop(), self.pop()
-        self._container(dict, "__setitem__").update(_as_dict([key, value]))
+        self._container(dict, "__setitem__").update(self.make_dict([key, value]))
 
     def _setitems(self) -> None:
         items = self.pop_to_mark()
-        self._container(dict, "__setitem__").update(_as_dict(items))
+        self._container(dict, "__setitem__").update(self.make_dict(items))
 
     def _additems(self) -> None:
         items = self.pop_to_mark()
-        self._container(set, "add", "update").update(_checked_keys(items))
+        self._container(set, "add", "update").update(self.checked_keys(items))
 
     def _container(self, kind: type, *methods: str) -> Any:
         target = self.stack[-1]
@@ -225,6 +253,21 @@ class _Machine:
         own = target.attributes if isinstance(target, Instance) else {}
         called = [_describe(own[method]) for method in methods if method in own]
         raise _refusal(called[0] if called else f"{_describe(target)}.{methods[0]}")
+
+    def make_dict(self, items: list[Any]) -> dict[Any, Any]:
+        """Keys and values in turn, as a dictionary."""
+        return dict(zip(self.checked_keys(items[::2]), items[1::2], strict=True))
+
+    def checked_keys(self, keys: Iterable[Any]) -> list[Any]:
+        """Keys that can be hashed; those of a forger's choice are counted."""
+        keys = list(keys)
+        for key in keys:
+            if isinstance(key, tuple) and any(isinstance(part, tuple) for part in key):
+                # Hashing one of very many levels overflows the interpreter's own stack.
+                raise TypeError("a nested tuple as a key")
+            if not isinstance(key, str | bytes | Name) and not (isinstance(key, int) and abs(key) < 2**60):
+                self.spend(_STEPS_PER_KEY)
+        return keys
 
     # Names, objects, calls.
 
@@ -245,9 +288,6 @@ class _Machine:
             module = IMPORT_MAPPING.get(module, module)
         return Name(module, name)
 
-    def _persid(self) -> None:
-        raise ValueError("the pickle uses the instruction PERSID, which torch never writes")
-
     def _binpersid(self) -> None:
         if self.persistent_load is None:
             raise ValueError("the pickle refers to a storage outside itself, where none is expected")
@@ -258,8 +298,8 @@ class _Machine:
         self.stack.append(_instantiate(cls, args))
 
     def _newobj_ex(self) -> None:
-        kwargs, args, cls = self.pop(), self.pop(), self.pop()
-        self.stack.append(_instantiate(cls, (*args, kwargs) if kwargs else args))
+        _, args, cls = self.pop(), self.pop(), self.pop()  # keyword arguments of `__new__` say nothing about weights
+        self.stack.append(_instantiate(cls, args))
 
     def _reduce(self) -> None:
         args, function = self.pop(), self.pop()
@@ -279,6 +319,8 @@ class _Machine:
         if not isinstance(args, tuple):
             raise TypeError(f"{function} is called with arguments that are not a tuple")
         if str(function) in self.functions:
+            # They copy what they are given, and a pickle may give the same large list again and again.
+            self.spend(len(args) + sum(len(part) for part in args if isinstance(part, Sized)))
             return self.functions[str(function)](*args)
         if str(function) == "copyreg._reconstructor":  # how protocols 0 and 1 write a plain object
             cls, base, _ = args
@@ -308,41 +350,6 @@ def _instantiate(cls: Any, args: Any) -> Any:
     if cls.module.partition(".")[0] in sys.stdlib_module_names and str(cls) not in _STANDARD_LIBRARY_DATA:
         raise _refusal(str(cls))
     return Instance(cls, args)
-
-
-def _as_dict(items: list[Any]) -> dict[Any, Any]:
-    if len(items) % 2:
-        raise IndexError("a key without a value")
-    return dict(zip(_checked_keys(items[::2]), items[1::2], strict=True))
-
-
-def _checked_keys(keys: Iterable[Any]) -> list[Any]:
-    """Refuse nested tuples: hashing one of very many levels overflows the interpreter's own stack."""
-    keys = list(keys)
-    if any(isinstance(part, tuple) for key in keys if isinstance(key, tuple) for part in key):
-        raise TypeError("a nested tuple as a key")
-    return keys
-
-
-def _make_dict(pairs: Iterable[Any] = ()) -> dict[Any, Any]:
-    return _as_dict([part for key, value in pairs for part in (key, value)])
-
-
-def _make_set(values: Iterable[Any] = ()) -> set[Any]:
-    return set(_checked_keys(values))
-
-
-def _make_frozenset(values: Iterable[Any] = ()) -> frozenset[Any]:
-    return frozenset(_checked_keys(values))
-
-
-# Calls that make a plain container, answered here because any pickle may hold them.
-_PLAIN_CALLS: dict[str, Callable[..., Any]] = {
-    "builtins.set": _make_set,
-    "builtins.frozenset": _make_frozenset,
-    "collections.OrderedDict": _make_dict,
-    "collections.defaultdict": lambda *_: {},
-}
 
 
 def _describe(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import math
 import os
@@ -15,7 +16,7 @@ from typing import Any
 
 import torch
 
-from charm_hf.legacy.pickle_reader import Name, read_pickle
+from .pickle_reader import Name, read_pickle
 
 
 _STORAGE_DTYPES = {
@@ -33,8 +34,10 @@ _STORAGE_DTYPES = {
 
 _MAX_DIMENSIONS = 8
 _MAX_SIZE = 2**48
-_BARE_PICKLE_LIMIT = 2**26  # bytes of a file that is no archive, enough to name what is wrong with it
+_PICKLE_LIMIT = 2**26  # bytes; weights lie beside the pickle, which describes them in some 100 each
 _OLD_FORMAT_MAGIC = 0x1950A86A20F9469CFC6C
+# What reading a damaged or forged file may raise. `NotImplementedError` is a `RuntimeError`.
+_DAMAGE = (ValueError, EOFError, RuntimeError, KeyError, OverflowError, MemoryError, struct.error, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +79,7 @@ def read_torch_file(path: str | os.PathLike[str]) -> Any:
         if zipfile.is_zipfile(path):
             return _read_archive(path)
         with path.open("rb") as file:
-            raise ValueError(_why_no_archive(file.read(_BARE_PICKLE_LIMIT)))
+            raise ValueError(_why_no_archive(file.read(_PICKLE_LIMIT)))
 
 
 @contextmanager
@@ -84,8 +87,10 @@ def _naming(path: Path) -> Iterator[None]:
     """Turn what a damaged or forged file may raise into a `ValueError` that begins with the file's path."""
     try:
         yield
-    except (ValueError, EOFError, RuntimeError, struct.error, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: {error}.") from error
+    except (OSError, *_DAMAGE) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # that is: a seek to before the beginning
+            raise
+        raise ValueError(f"{path}: {str(error) or type(error).__name__}.") from error
 
 
 def _read_archive(path: Path) -> Any:
@@ -94,6 +99,8 @@ def _read_archive(path: Path) -> Any:
         pickles = [name for name in sizes if name.endswith("/data.pkl")]
         if len(pickles) != 1:
             raise ValueError("a zip file, but not one that `torch.save` wrote: it has no single `data.pkl`")
+        if sizes[pickles[0]] > _PICKLE_LIMIT:
+            raise ValueError(f"its `data.pkl` has {sizes[pickles[0]]:,} bytes, more than any checkpoint's")
         folder = pickles[0].removesuffix("data.pkl")
         if f"{folder}byteorder" in sizes and archive.read(f"{folder}byteorder") != b"little":
             raise ValueError("its numbers are stored big-endian, which is not supported")

@@ -3,8 +3,10 @@
 import functools
 import json
 import os
+import resource
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -20,9 +22,9 @@ from charm_hf import CharmForAestheticScoring, CharmImageProcessor, convert_lega
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "legacy"
 
 
-def convert(path, output_dir, dataset="aadb"):
+def convert(path, output_dir, dataset="aadb", **options):
     positions = FIXTURES / "legacy_aadb_pos.pt"
-    return convert_legacy_checkpoint(path, output_dir, dataset=dataset, position_embeddings=positions)
+    return convert_legacy_checkpoint(path, output_dir, dataset=dataset, position_embeddings=positions, **options)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -314,6 +316,77 @@ def test_a_missing_or_misshapen_tensor_is_refused_by_name(tmp_path, save_release
         convert_legacy_checkpoint(
             save_released(model), tmp_path / "out", dataset="aadb", position_embeddings=positions
         )
+
+
+def share_one_storage(model):
+    for number in range(3000):
+        model.register_buffer(f"buffer{number}", model.patch_embeddings.patch_embedder.weight.data)
+
+
+def tell_of_many_layers(model):
+    model.encoder.encoder.config.num_hidden_layers = 10**7
+
+
+def tell_of_wide_layers(model):
+    model.encoder.encoder.config.mlp_ratio = 10**7
+
+
+def have_thin_layers(model):
+    for number in range(1, 2000):
+        layer = nn.Module()
+        layer.register_parameter("weight", nn.Parameter(torch.zeros(1)))
+        model.encoder.encoder.layer.add_module(str(number), layer)
+    model.encoder.encoder.config.num_hidden_layers = 2000
+
+
+def nest_modules(model):
+    for _ in range(60):
+        deeper = nn.Module()
+        model.add_module("a_name_of_some_length", deeper)
+        model = deeper
+
+
+def contain_itself(model):
+    model._modules["encoder"]._modules["again"] = model
+
+
+@pytest.mark.parametrize(
+    ("forge", "message"),
+    [
+        (share_one_storage, "more elements than the file has bytes"),
+        (tell_of_many_layers, "tells of 10000000 layers"),
+        (tell_of_wide_layers, "describes a model of"),
+        (have_thin_layers, "tells of 2000 layers, and it has"),
+        (nest_modules, "characters in a name"),
+        (contain_itself, "contains itself"),
+    ],
+)
+def test_a_small_file_cannot_ask_for_a_huge_model(tmp_path, save_released, forge, message):
+    native = tiny_dinov2()
+    model = released_module(native, 1)
+    forge(model)
+    path = save_released(model)
+    positions = save_positions(native, tmp_path / "pos.pt")
+    started, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match=rf"released\.pth: .*{message}"):
+        convert_legacy_checkpoint(path, tmp_path / "out", dataset="aadb", position_embeddings=positions)
+    assert time.process_time() - started < 10
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
+
+
+def test_another_checkpoint_is_not_written_over_unless_told(tmp_path):
+    target = tmp_path / "out"
+    convert(FIXTURES / "legacy_aadb.pth", target)
+    (target / "model-00002-of-00002.safetensors").touch()
+    (target / "notes.txt").write_text("mine")
+    before = (target / "config.json").read_bytes()
+    with pytest.raises(FileExistsError, match=r"holds a checkpoint \(config\.json.*--overwrite"):
+        convert(FIXTURES / "legacy_ava.pth", target, "ava")
+    assert (target / "config.json").read_bytes() == before
+    convert(FIXTURES / "legacy_ava.pth", target, "ava", overwrite=True)
+    assert json.loads((target / "config.json").read_text())["dataset_name"] == "ava"
+    assert [path.name for path in target.glob("*.safetensors")] == ["model.safetensors"]
+    assert (target / "notes.txt").read_text() == "mine"
 
 
 def test_unsuitable_position_embeddings_are_refused(tmp_path):

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from forged_pickles import archive_of, attribute, call, list_of, name, new, read, text
 
 from charm_hf import convert_legacy_checkpoint
 from charm_hf.legacy.pickle_reader import Instance, Name, read_pickle
@@ -27,16 +28,6 @@ from charm_hf.legacy.torch_archive import StoredTensor, read_torch_file
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "legacy"
 SYSTEM = os.system.__module__  # "posix" or "nt"
-
-
-def archive_of(pickled, records=None, compression=zipfile.ZIP_STORED):
-    """A file like those of `torch.save`, around a pickle made by hand."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", compression) as archive:
-        archive.writestr("archive/data.pkl", pickled)
-        for record, data in (records or {}).items():
-            archive.writestr(f"archive/data/{record}", data)
-    return buffer.getvalue()
 
 
 def saved_by_torch(content, **options):
@@ -161,31 +152,6 @@ def test_a_call_in_the_position_embeddings_is_refused(tmp_path):
 # Instructions that no pickler would write in this order.
 
 
-def text(value):
-    encoded = value.encode()
-    return pickle.BINUNICODE + struct.pack("<I", len(encoded)) + encoded
-
-
-def name(module, attribute):
-    return pickle.GLOBAL + f"{module}\n{attribute}\n".encode()
-
-
-def attribute(key, value):
-    return pickle.EMPTY_DICT + text(key) + value + pickle.SETITEM
-
-
-def call(function, *arguments):
-    return function + pickle.MARK + b"".join(arguments) + pickle.TUPLE + pickle.REDUCE
-
-
-def new(cls, *arguments):
-    return cls + pickle.MARK + b"".join(arguments) + pickle.TUPLE + pickle.NEWOBJ
-
-
-def list_of(*items):
-    return pickle.MARK + b"".join(items) + pickle.LIST
-
-
 class Victim:
     """A class that a pickle may try to change."""
 
@@ -261,12 +227,6 @@ def test_a_registered_extension_is_not_followed(tmp_path):
 
 # ---------------------------------------------------------------------------------------------------------------------
 # What is read.
-
-
-def read(content, tmp_path):
-    path = tmp_path / "file.pth"
-    path.write_bytes(content)
-    return read_torch_file(path)
 
 
 def test_tensors_come_back_as_they_were_saved(tmp_path):
