@@ -32,6 +32,7 @@ def convert(
     ] = None,
     default: Annotated[str | None, typer.Option(help="With --from-hub: which one stands at the root too.")] = None,
     revision: RevisionOption = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="With PTH: replace the checkpoint in OUT.")] = False,
 ) -> None:
     """Turn released pickles into safetensors, without running what is in them.
 
@@ -51,7 +52,7 @@ def convert(
                 from_hub, _one_target(folder, output), datasets=names, revision=revision, default=default
             )
         else:
-            written = _convert_file(checkpoint, _one_target(folder, output), dataset, position_embeddings)
+            written = _convert_file(checkpoint, _one_target(folder, output), dataset, position_embeddings, overwrite)
     except (ValueError, OSError) as error:
         fail(error)
     say(f"Wrote {written}. Try: charm-hf score PHOTO --model {written}")
@@ -63,12 +64,18 @@ def _one_target(folder: Path | None, output: Path | None) -> Path:
     return folder or output  # type: ignore[return-value]
 
 
-def _convert_file(checkpoint: Path | None, folder: Path, dataset: str | None, positions: Path | None) -> str:
+def _convert_file(
+    checkpoint: Path | None, folder: Path, dataset: str | None, positions: Path | None, overwrite: bool
+) -> str:
     from charm_hf.legacy import convert_legacy_checkpoint
 
     if checkpoint is None or dataset is None or positions is None:
         raise ValueError("Missing argument: give PTH, --dataset and --position-embeddings, or --from-hub REPO.")
-    return str(convert_legacy_checkpoint(checkpoint, folder, dataset=dataset, position_embeddings=positions))
+    return str(
+        convert_legacy_checkpoint(
+            checkpoint, folder, dataset=dataset, position_embeddings=positions, overwrite=overwrite
+        )
+    )
 
 
 @app.command()

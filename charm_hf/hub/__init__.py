@@ -1,7 +1,7 @@
 """Checkpoint repositories: their layout, their cards, push, pull, and the conversion of published ones."""
 
 from .cards import CardContext, render_card, write_published_cards
-from .conversion import convert_from_hub
+from .from_pickles import convert_from_hub
 from .layout import assemble_repository, embedded_model_path, find_checkpoints
 from .pull import pull_checkpoint, resolve_checkpoint, split_revision
 from .push import PushError, push_checkpoint

@@ -11,6 +11,7 @@ transformers looks custom code up at the root even when it is given a `subfolder
 from __future__ import annotations
 
 import filecmp
+import fnmatch
 import os
 import shutil
 from collections.abc import Mapping
@@ -26,8 +27,14 @@ ASSETS = Path(__file__).resolve().parent.parent / "assets"
 
 # Subfolders that training leaves behind and that are no published checkpoint, though some hold a config.
 _WORK_FOLDERS = ("checkpoint-", "runs", "logs", "__pycache__", ".")
-_PUBLISHED_SUFFIXES = {".json", ".safetensors", ".py", ".md", ".txt", ".yaml", ".yml", ".png", ".jpg", ".cff"}
-_PUBLISHED_NAMES = {LICENSE_NAME, "NOTICE"}
+# All that belongs to a published checkpoint; whatever else lies beside it is its owner's business.
+_PUBLISHED = (
+    *("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "vocab.txt", "merges.txt", "eval_results.json", "*.safetensors", "*.safetensors.index.json"),
+    *("*_charm.py", "*_mmlq.py", "pipeline_image_aesthetics.py"),
+    *(CARD_NAME, LICENSE_NAME, "NOTICE", "CITATION.cff"),
+)
 
 
 def embedded_model_path() -> str:
@@ -72,23 +79,38 @@ def list_published_files(folder: str | os.PathLike) -> tuple[list[str], list[str
 
     Returns:
         Two sorted lists of paths relative to `folder`, with forward slashes.
+
+    Raises:
+        FileNotFoundError: if the folder holds no checkpoint.
+        ValueError: for a symbolic link in the place of a checkpoint or of one of its files.
     """
     folder = Path(folder)
     checkpoints = find_checkpoints(folder)
+    for checkpoint in checkpoints:
+        if checkpoint != ROOT and (folder / checkpoint).is_symlink():
+            raise _link_error(folder / checkpoint)
     push: list[str] = []
     leave: list[str] = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = path.relative_to(folder)
         place = name.parent.as_posix()
         published = is_published(name.name) and (place == ROOT or place in checkpoints)
+        if published and path.is_symlink():
+            raise _link_error(path)
         (push if published else leave).append(name.as_posix())
     return push, leave
 
 
 def is_published(name: str) -> bool:
-    """Whether a file of that name belongs to a published checkpoint: no pickles, no logs, nothing hidden."""
-    known = Path(name).suffix.lower() in _PUBLISHED_SUFFIXES or name in _PUBLISHED_NAMES
-    return known and not name.startswith(".")
+    """Whether a file of that name belongs to a published checkpoint."""
+    return not name.startswith(".") and any(fnmatch.fnmatchcase(name, pattern) for pattern in _PUBLISHED)
+
+
+def _link_error(path: Path) -> ValueError:
+    return ValueError(
+        f"{path} is a symbolic link to {os.readlink(path)}: what it points to would be published. Put a copy in its "
+        "place if that is meant."
+    )
 
 
 def assemble_repository(

@@ -31,19 +31,23 @@ class RepositoryState:
     cached: bool = False
 
     @property
+    def where(self) -> str:
+        """How errors call it."""
+        return f"{self.repo_id}{_at(self.revision)}"
+
+    @property
     def checkpoints(self) -> list[str]:
-        """Names of the subfolders that hold a checkpoint, `"."` for the root."""
-        places = [file.removesuffix(CONFIG_NAME).rstrip("/") or ROOT for file in self.files if _is_config(file)]
-        return sorted(places)
+        """Names of the subfolders that hold a configuration and safetensors, `"."` for the root."""
+        configured, weighted = (
+            {file.rpartition("/")[0] or ROOT for file in self.files if file.endswith(ending) and file.count("/") <= 1}
+            for ending in (CONFIG_NAME, ".safetensors")
+        )
+        return sorted(configured & weighted)
 
     @property
     def pickled_datasets(self) -> list[str]:
         """Datasets whose published pickles the repository holds."""
         return [name for name, known in RELEASED.items() if known.weights in self.files]
-
-
-def _is_config(file: str) -> bool:
-    return file.split("/")[-1] == CONFIG_NAME and file.count("/") <= 1
 
 
 def split_revision(name: str) -> tuple[str, str | None]:
@@ -111,7 +115,8 @@ def pull_checkpoint(
 
     Raises:
         FileExistsError: the folder holds something else.
-        ValueError: the repository does not have the checkpoint, or holds pickles only.
+        ValueError: the repository does not have the checkpoint, or no safetensors; or what arrived is not what the
+            Hub has, by its SHA-256, and is then removed again.
         RepositoryNotFoundError, RevisionNotFoundError, LocalEntryNotFoundError: as `read_repository`.
     """
     repo_id, at = split_revision(repo_id)
@@ -123,9 +128,12 @@ def pull_checkpoint(
     if not state.checkpoints:
         raise _no_checkpoint(state)
     if dataset and dataset not in state.checkpoints:
-        raise _no_such_checkpoint(state, dataset)
-    wanted = [dataset] if dataset else state.checkpoints
-    return _download(state, wanted, token, folder)
+        raise _no_such_checkpoint(state.where, state.checkpoints, dataset)
+    wanted = _wanted_files(state, [dataset] if dataset else state.checkpoints)
+    _download(state, wanted, token, folder)
+    if not state.cached:
+        _require_intact(state, wanted, token, folder)
+    return str(folder)
 
 
 def resolve_checkpoint(
@@ -157,21 +165,21 @@ def resolve_checkpoint(
         raise ValueError(f"{repo_id} is neither a folder on this machine nor the name of a repository (`owner/name`).")
     state = read_repository(repo_id, revision or at, token)
     if not state.checkpoints and state.pickled_datasets:
-        from .conversion import convert_into_cache
+        from .from_pickles import convert_into_cache
 
         return convert_into_cache(state, dataset, token)
     if not state.checkpoints:
         raise _no_checkpoint(state)
     place = dataset if dataset in state.checkpoints else ROOT
     if place not in state.checkpoints:
-        raise _no_such_checkpoint(state, dataset)
+        raise _no_such_checkpoint(state.where, state.checkpoints, dataset)
     if place == ROOT and dataset:
         config = hf_hub_download(
             repo_id, CONFIG_NAME, revision=state.revision, local_files_only=state.cached, token=token
         )
         if read_config(Path(config).parent).get("dataset_name") != dataset:
-            raise _no_such_checkpoint(state, dataset)
-    return str(Path(_download(state, [place], token)) / place)
+            raise _no_such_checkpoint(state.where, state.checkpoints, dataset)
+    return str(Path(_download(state, _wanted_files(state, [place]), token)) / place)
 
 
 def _resolve_local(folder: Path, dataset: str | None) -> str:
@@ -180,30 +188,41 @@ def _resolve_local(folder: Path, dataset: str | None) -> str:
         return str(folder / str(dataset))
     if ROOT in checkpoints and (dataset is None or read_config(folder).get("dataset_name") == dataset):
         return str(folder)
-    raise _no_such_checkpoint(
-        RepositoryState(str(folder), None, "", tuple(f"{c}/{CONFIG_NAME}" for c in checkpoints)), dataset
-    )
+    raise _no_such_checkpoint(str(folder), checkpoints, dataset)
 
 
-def _download(state: RepositoryState, places: list[str], token: str | None, target: Path | None = None) -> str:
+def _download(state: RepositoryState, wanted: list[str], token: str | None, target: Path | None = None) -> str:
     return snapshot_download(
         state.repo_id,
-        revision=state.revision,
+        revision=state.commit if target else state.revision,
         local_dir=target,
         local_files_only=state.cached,
-        allow_patterns=_patterns(state, places),
+        allow_patterns=[_escape(file) for file in wanted],
         token=token,
     )
 
 
-def _patterns(state: RepositoryState, places: list[str]) -> list[str]:
-    """Exact names of the files to fetch: the wanted checkpoints, and code, card and licence at the root."""
+def _require_intact(state: RepositoryState, wanted: list[str], token: str | None, folder: Path) -> None:
+    """Compare what arrived with the hashes that the Hub lists for the commit."""
+    found = HfApi(token=token).verify_repo_checksums(state.repo_id, revision=state.commit, local_dir=folder)
+    damaged = [mismatch["path"] for mismatch in found.mismatches if mismatch["path"] in wanted]
+    for name in damaged:
+        (folder / name).unlink()
+    if damaged:
+        raise ValueError(
+            f"What arrived of {state.where} is not what the Hub has: {', '.join(damaged)} had another SHA-256 and is "
+            "removed. Pull again; if it happens again, something between here and the Hub changes files."
+        )
+
+
+def _wanted_files(state: RepositoryState, places: list[str]) -> list[str]:
+    """Names of the files to fetch: the wanted checkpoints, and code, card and licence at the root."""
     wanted = []
     for file in state.files:
         place, _, name = file.rpartition("/")
         shared = not place and not name.endswith((".json", ".safetensors"))
         if is_published(name) and (shared or (place or ROOT) in places):
-            wanted.append(_escape(file))
+            wanted.append(file)
     return wanted
 
 
@@ -214,7 +233,7 @@ def _escape(name: str) -> str:
 
 def _no_checkpoint(state: RepositoryState) -> ValueError:
     pickles = [file for file in state.files if file.endswith(PICKLE_SUFFIXES)]
-    where = f"{state.repo_id}{_at(state.revision)}"
+    where = state.where
     if state.pickled_datasets:
         return ValueError(
             f"{where} holds pickles only ({', '.join(pickles)}), which are not pulled. Make safetensors of them with "
@@ -225,10 +244,12 @@ def _no_checkpoint(state: RepositoryState) -> ValueError:
             f"{where} holds pickles ({', '.join(pickles)}), none under a published name. Download one and convert it: "
             "`charm-hf convert FILE.pth DIR --dataset NAME --position-embeddings POSITIONS.pt`."
         )
-    return ValueError(f"{where} holds no checkpoint: there is no {CONFIG_NAME} in it or its subfolders.")
+    return ValueError(
+        f"{where} holds no checkpoint: there is no {CONFIG_NAME} with safetensors beside it, in it or its subfolders."
+    )
 
 
-def _no_such_checkpoint(state: RepositoryState, dataset: str | None) -> ValueError:
-    held = ", ".join("the root" if place == ROOT else place for place in state.checkpoints)
+def _no_such_checkpoint(where: str, checkpoints: list[str], dataset: str | None) -> ValueError:
+    held = ", ".join("the root" if place == ROOT else place for place in checkpoints)
     wanted = f"no checkpoint {dataset!r}" if dataset else "no checkpoint at its root"
-    return ValueError(f"{state.repo_id}{_at(state.revision)} has {wanted}: it holds {held}. Choose with `dataset`.")
+    return ValueError(f"{where} has {wanted}: it holds {held}. Choose with `dataset`.")

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shlex
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
+from typing import Any
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelCard
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, RemoteEntryNotFoundError, RepositoryNotFoundError
 
 from ..models.checkpoint_charm import LICENSE, complete_card
-from .cards import CardContext, read_card, read_config, read_results, render_card
-from .layout import CARD_NAME, ROOT, find_checkpoints, list_published_files
+from .cards import EVAL_RESULTS_NAME, CardContext, read_card, read_config, read_results, render_card
+from .layout import CARD_NAME, CONFIG_NAME, ROOT, find_checkpoints, list_published_files
 from .verify import verify_checkpoints
 
 
@@ -47,7 +49,8 @@ def push_checkpoint(
     The folder is first loaded in a clean process, which scores one photo (`verify_checkpoints`). Weights that the Hub
     already holds are not sent again; the rest goes up first and becomes visible by one commit at the end, so that a
     push that fails leaves the remote's files as they were. Remote files that the folder lacks stay. A missing
-    `README.md` is written from a template, a given one is completed with the metadata that it lacks.
+    `README.md` is written from a template, a given one is completed with the metadata that it lacks. Files that are
+    no part of a checkpoint are left out, and absolute paths in configurations are cut to their last part.
 
     Args:
         folder: holds `config.json` and safetensors, at its root or in subfolders.
@@ -66,12 +69,13 @@ def push_checkpoint(
     Raises:
         CheckpointError: the checkpoint is not fit to be published.
         FileNotFoundError: the folder holds no checkpoint.
-        ValueError: contradicting options, or a card that cannot be read.
+        ValueError: contradicting options, a card that cannot be read, or a symbolic link among the files.
         PushError: the Hub refused, or could not be reached.
     """
     folder = Path(folder)
     if create_pr and (tag or revision not in (None, MAIN)):
         raise ValueError("A pull request goes to `main` and cannot be tagged: give `create_pr` without them.")
+    list_published_files(folder)  # a symbolic link is refused before its code is run
     verify_checkpoints(folder)
     command = _command(folder, repo_id, private, revision, create_pr, tag)
     api = HfApi(token=token, library_name="charm-hf")
@@ -138,13 +142,34 @@ def _try_to_delete_branch(api: HfApi, repo_id: str, branch: str) -> None:
 def _additions(api: HfApi, folder: Path, repo_id: str, branch: str, license: str) -> list[CommitOperationAdd]:
     push, leave = list_published_files(folder)
     if leave:
-        logger.info("Left out, being no part of a checkpoint: %s", ", ".join(leave))
+        logger.warning("Left out, being no part of a checkpoint: %s", ", ".join(leave))
     card = _card(api, folder, repo_id, branch, license)
-    files = {name: str(folder / name) for name in push if name != CARD_NAME}
-    return [
-        *(CommitOperationAdd(path_in_repo=name, path_or_fileobj=path) for name, path in files.items()),
-        CommitOperationAdd(path_in_repo=CARD_NAME, path_or_fileobj=str(card).encode()),
-    ]
+    contents = {name: _content(folder / name) for name in push if name != CARD_NAME}
+    contents[CARD_NAME] = str(card).encode()
+    return [CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in contents.items()]
+
+
+def _content(path: Path) -> bytes | str:
+    """What to send of a file: its path, or in the place of a configuration that tells of this machine another one."""
+    if not path.name.endswith((CONFIG_NAME, EVAL_RESULTS_NAME)):
+        return str(path)
+    told = json.loads(path.read_text(encoding="utf-8"))
+    portable = _without_paths(told)
+    return str(path) if portable == told else (json.dumps(portable, indent=2) + "\n").encode()
+
+
+def _without_paths(value: Any) -> Any:
+    """Cut absolute paths, which mean nothing elsewhere and are nobody else's business, to their last part."""
+    if isinstance(value, dict):
+        return {name: _without_paths(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_without_paths(part) for part in value]
+    path = next((kind(value) for kind in (PurePosixPath, PureWindowsPath) if _is_path(value, kind)), None)
+    return value if path is None else path.name
+
+
+def _is_path(value: Any, kind: type[PurePath]) -> bool:
+    return isinstance(value, str) and kind(value).is_absolute() and len(kind(value).parts) > 2
 
 
 def _card(api: HfApi, folder: Path, repo_id: str, branch: str, license: str) -> ModelCard:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import site
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,11 @@ from .layout import CONFIG_NAME, ROOT, find_checkpoints
 logger = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 1800
+_LET_THROUGH = {
+    *("PATH", "LANG", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"),
+    *("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "CONDA_PREFIX", "CUDA_VISIBLE_DEVICES"),
+    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "ATEN_CPU_CAPABILITY"),
+}
 
 
 class CheckpointError(ValueError):
@@ -29,7 +35,8 @@ def verify_checkpoints(folder: str | os.PathLike, checkpoints: list[str] | None 
     """Check every checkpoint of a repository folder before it is published.
 
     The code beside the weights is run, as it would be by whoever loads the published repository with
-    `trust_remote_code=True`; `charm_hf` itself is hidden from it.
+    `trust_remote_code=True`; `charm_hf` itself and the variables of this process's environment, tokens with them, are
+    hidden from it.
 
     Args:
         folder: a folder laid out as in `charm_hf.hub.layout`.
@@ -92,12 +99,10 @@ def _run_clean_process(folder: Path, checkpoints: list[str]) -> list[dict]:
     script = Path(__file__).with_name("clean_process.py")
     with tempfile.TemporaryDirectory() as work:
         report = Path(work) / "report.json"
-        # Nothing may come from elsewhere: no downloads, and no copy of the code from an earlier load.
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(Path(work) / "modules")}
         run = subprocess.run(
             [sys.executable, str(script), str(report), str(folder), *checkpoints],
             cwd=work,
-            env=environment,
+            env=_clean_environment(work),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -111,3 +116,19 @@ def _run_clean_process(folder: Path, checkpoints: list[str]) -> list[dict]:
                 f"{last_words}"
             )
         return json.loads(report.read_text(encoding="utf-8"))
+
+
+def _clean_environment(work: str) -> dict[str, str]:
+    """What the folder's code sees: no token, no cache, no earlier copy of the code, and no network to fetch any from.
+
+    Variables are let through by name, since nobody knows all the names that secrets have.
+    """
+    return {
+        **{name: value for name, value in os.environ.items() if name in _LET_THROUGH or name.startswith("LC_")},
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
+        "HF_HOME": work,
+        "HOME": work,
+        "USERPROFILE": work,
+        "PYTHONUSERBASE": site.getuserbase(),
+    }
