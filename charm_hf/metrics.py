@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import rankdata
 
 from charm_hf.models.configuration_charm import CharmConfig
-from charm_hf.models.presets_charm import DATASET_PRESETS
+from charm_hf.models.presets_charm import DATASET_PRESETS, label_range
 from charm_hf.models.scores_charm import denormalize_scores, expected_scores, interpret_logits, normalize_scores
 
 
@@ -114,8 +114,9 @@ def dataset_accuracy_threshold(dataset_name: str | None, score_range: Sequence[f
 
     Args:
         dataset_name: a published dataset, whose threshold is in `DATASET_PRESETS`; any other name has none.
-        score_range: the range in use. A preset's threshold keeps its place in the range, so that KonIQ-10k rated
-            from 1 to 5 has 3; without a preset the threshold is the middle.
+        score_range: the range in use. A preset's threshold keeps its place among the labels: KonIQ-10k rated from 1
+            to 5 has the published 2.5, and so have its released checkpoints, whose range begins at 0. Without a
+            preset the threshold is the middle.
 
     Raises:
         ValueError: if neither tells a threshold.
@@ -127,7 +128,8 @@ def dataset_accuracy_threshold(dataset_name: str | None, score_range: Sequence[f
         return (score_range[0] + score_range[1]) / 2  # type: ignore[index]
     if score_range is None or tuple(score_range) == preset.score_range:
         return preset.accuracy_threshold
-    return denormalize_scores(normalize_scores(preset.accuracy_threshold, preset.score_range), score_range)
+    place = normalize_scores(preset.accuracy_threshold, preset.score_range)
+    return denormalize_scores(place, label_range(dataset_name, score_range))
 
 
 def compute_aesthetic_metrics(
@@ -183,14 +185,58 @@ def bootstrap_intervals(
     Returns:
         Metric → (low, high).
     """
+    samples = _Samples(predictions, references, **options)
+    return _intervals(samples.metrics, len(samples.predicted), confidence, num_resamples, seed)
+
+
+def compare_predictions(
+    predictions: ArrayLike,
+    rival_predictions: ArrayLike,
+    references: ArrayLike,
+    *,
+    confidence: float = 0.95,
+    num_resamples: int = 1000,
+    seed: int = 0,
+    **options: Any,
+) -> dict[str, tuple[float, float, float]]:
+    """Difference of all metrics between two models on the same images, with paired percentile bootstrap intervals.
+
+    Both are measured on the same images in each resample, so that what is easy or hard for both cancels out.
+
+    Args:
+        predictions, rival_predictions: of the same images; as in `compute_aesthetic_metrics`.
+        references: as in `compute_aesthetic_metrics`.
+        confidence, num_resamples, seed, options: as in `bootstrap_intervals`.
+
+    Returns:
+        Metric → (difference, low, high): the metric of `predictions` minus that of `rival_predictions`. The two differ
+        where zero lies outside the interval.
+
+    >>> compare_predictions([1, 2, 3, 4], [1, 2, 3, 4], [1, 2, 4, 3])["srcc"]
+    (0.0, 0.0, 0.0)
+    """
+    first, second = (_Samples(values, references, **options) for values in (predictions, rival_predictions))
+
+    def difference(rows: np.ndarray) -> dict[str, np.ndarray]:
+        ours, theirs = first.metrics(rows), second.metrics(rows)
+        return {name: ours[name] - theirs[name] for name in ours if name in theirs}
+
+    size = len(first.predicted)
+    found = difference(np.arange(size))
+    intervals = _intervals(difference, size, confidence, num_resamples, seed)
+    return {name: (float(value), *intervals[name]) for name, value in found.items()}
+
+
+def _intervals(
+    measure: Callable[[np.ndarray], dict[str, np.ndarray]], size: int, confidence: float, num_resamples: int, seed: int
+) -> dict[str, tuple[float, float]]:
+    """Percentile intervals of what `measure` gives for rows (R, N) drawn with replacement out of `size`."""
     if not 0 < confidence < 1 or num_resamples < 1:
         raise ValueError(f"Expected 0 < confidence < 1 and a resample or more, got {confidence} and {num_resamples}.")
-    samples = _Samples(predictions, references, **options)
-    size = len(samples.predicted)
     generator = np.random.default_rng(seed)
     rows = max(1, _BOOTSTRAP_CHUNK // size)
     chunks = [
-        samples.metrics(generator.integers(size, size=(min(rows, num_resamples - start), size)))
+        measure(generator.integers(size, size=(min(rows, num_resamples - start), size)))
         for start in range(0, num_resamples, rows)
     ]
     tail = (1 - confidence) / 2

@@ -33,12 +33,14 @@ from transformers import AutoModel
 
 from charm_hf import CharmImageProcessor, MmlqForAestheticScoring, MmlqProcessor
 from charm_hf.data import LabelScale, split_hash
+from charm_hf.data.saliency_maps import SaliencyFolder
 from charm_hf.files import replaced_file, write_json
 from charm_hf.metrics import bootstrap_intervals, compute_aesthetic_metrics
 from charm_hf.training.arguments import MAPPING, add_data_flags, parse_arguments
 from charm_hf.training.batches import TokenizedDataset, evaluation_batches, make_loader
 from charm_hf.training.curves import plot_scatter
 from charm_hf.training.evaluation import Predictions, predict, references_of
+from charm_hf.training.inputs import INPUT_KINDS
 from charm_hf.training.mmlq import CommentedDataset
 from charm_hf.training.partition import load_measured_part, require_scale
 
@@ -57,10 +59,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--model_name_or_path", required=True, help="a Charm or an MMLQ checkpoint")
     add("--split", default="test", help="several are joined with a plus: train+validation")
     add("--processor", **MAPPING, help="parameters of the checkpoint's processor to change")
+    add("--input", choices=INPUT_KINDS, default="charm", help="as in training, if it was `padded`")
+    add("--saliency_dir", help="folder of saliency maps, for patch_selection: saliency")
     add("--comments", type=comment_limit, help="all, none, or at most so many of a photo, drawn by --seed")
+    add("--accuracy_rule", choices=("charm", "mmlq"), default="charm", help="see charm_hf.metrics.accuracy")
     add("--bootstrap_samples", type=int, default=1000)
     add("--confidence", type=float, default=0.95)
-    add("--seed", type=int, default=0, help="of the bootstrap")
+    add("--seed", type=int, default=0, help="of the bootstrap and of random selections")
     add("--predictions_format", choices=("csv", "parquet"), default="csv")
     add("--output_dir", type=Path, required=True)
     return parse_arguments(parser, argv)
@@ -69,9 +74,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def tokenized(args: argparse.Namespace, model: Any, dataset: Dataset) -> TokenizedDataset:
     """Photos, with their comments if the model reads them, as it takes them."""
     if not isinstance(model, MmlqForAestheticScoring):
-        return TokenizedDataset(
-            dataset, CharmImageProcessor.from_pretrained(args.model_name_or_path, **args.processor)
-        )
+        processor = CharmImageProcessor.from_pretrained(args.model_name_or_path, **args.processor)
+        saliency = SaliencyFolder(args.saliency_dir) if args.saliency_dir else None
+        prepare = INPUT_KINDS[args.input].in_evaluation
+        return TokenizedDataset(dataset, processor, seed=args.seed, prepare=prepare, saliency=saliency)
     processor = MmlqProcessor.from_pretrained(args.model_name_or_path)
     processor.check_text_encoder(model.config.text_config)
     return CommentedDataset(
@@ -79,16 +85,19 @@ def tokenized(args: argparse.Namespace, model: Any, dataset: Dataset) -> Tokeniz
     )
 
 
-def measure(
-    args: argparse.Namespace, predictions: Predictions, dataset: Dataset, scale: LabelScale
-) -> dict[str, dict[str, Any]]:
-    """Value and interval of each metric."""
+def measure(args: argparse.Namespace, predictions: Predictions, dataset: Dataset, scale: LabelScale) -> dict[str, Any]:
+    """Value and interval of each metric, and what ACC means here."""
     predicted, rated, options = references_of(predictions, dataset, scale)
+    options["accuracy_rule"] = args.accuracy_rule
     values = compute_aesthetic_metrics(predicted, rated, **options)
     intervals = bootstrap_intervals(
         predicted, rated, confidence=args.confidence, num_resamples=args.bootstrap_samples, seed=args.seed, **options
     )
-    return {name: {"value": value, "interval": intervals[name]} for name, value in values.items()}
+    return {
+        "accuracy_threshold": options["accuracy_threshold"],
+        "accuracy_rule": args.accuracy_rule,
+        "metrics": {name: {"value": value, "interval": intervals[name]} for name, value in values.items()},
+    }
 
 
 def predictions_table(predictions: Predictions, dataset: Dataset, scale: LabelScale) -> pa.Table:
@@ -147,7 +156,7 @@ def main(argv: list[str] | None = None) -> None:
             **({"comments": args.comments} if isinstance(photos, CommentedDataset) else {}),
             "score_range": scale.score_range,
             "confidence": args.confidence,
-            "metrics": measure(args, predictions, dataset, scale),
+            **measure(args, predictions, dataset, scale),
             "command": shlex.join(["accelerate", "launch", "examples/evaluate_model.py", *(argv or sys.argv[1:])]),
         }
         args.output_dir.mkdir(parents=True, exist_ok=True)

@@ -24,6 +24,7 @@ from datasets import Dataset
 
 from charm_hf import CharmForAestheticScoring, CharmImageProcessor
 from charm_hf.data import LabelScale
+from charm_hf.data.saliency_maps import SaliencyFolder
 from charm_hf.hub import push_checkpoint
 from charm_hf.models.presets_charm import DATASET_PRESETS
 from charm_hf.training.arguments import MAPPING, add_training_flags, parse_training_arguments
@@ -31,6 +32,7 @@ from charm_hf.training.augmentation import TrainingAugmentation
 from charm_hf.training.batches import EpochBatchSampler, TokenizedDataset, evaluation_batches, make_loader
 from charm_hf.training.building import build_head, build_model, build_processor, label_column
 from charm_hf.training.evaluation import measure
+from charm_hf.training.inputs import INPUT_KINDS
 from charm_hf.training.loop import Run
 from charm_hf.training.mixout import add_mixout
 from charm_hf.training.model_card import draft_model_card
@@ -51,6 +53,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--classifier_dropout", type=float, default=0.1)
     add("--freeze_backbone", action="store_true", help="train head and scale embeddings only")
     add("--mixout", type=float, default=0.0, help="probability of Mixout on the encoder")
+    add("--input", choices=INPUT_KINDS, default="charm", help="what the model sees: Charm's tokens, or a baseline's")
+    add("--saliency_dir", help="folder of saliency maps, for patch_selection: saliency")
     add("--processor", **MAPPING, help="parameters of CharmImageProcessor")
     add(
         "--train_processor",
@@ -63,6 +67,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="fields of TrainingAugmentation: {flip: 0.5, rotation: 0.5, min_crop_area: 1, max_crop_stretch: 1}",
     )
     args = parse_training_arguments(parser, argv)
+    if args.input != "charm":
+        args.num_scales = 1
+        args.processor = {**args.processor, **INPUT_KINDS[args.input].processor}
+        args.train_processor = {**args.train_processor, **INPUT_KINDS[args.input].train_processor}
     try:
         TrainingAugmentation(**args.augmentation)
     except TypeError as error:
@@ -113,12 +121,15 @@ def main(argv: list[str] | None = None) -> None:
 
     # How photos reach it
     label = label_column(args.loss, model.config, train.column_names)
-    augmentation = TrainingAugmentation(**args.augmentation)
-    photos = TokenizedDataset(train, processor, label, augmentation, args.train_processor, args.seed)
+    augmentation, kind = TrainingAugmentation(**args.augmentation), INPUT_KINDS[args.input]
+    saliency = SaliencyFolder(args.saliency_dir) if args.saliency_dir else None
+    options = (args.seed, kind.in_training, saliency)
+    photos = TokenizedDataset(train, processor, label, augmentation, args.train_processor, *options)
     train_loader = make_loader(photos, sampler, args.num_workers, args.seed)
     eval_loader = None
     if validation is not None:
-        photos = TokenizedDataset(validation, processor, label, seed=args.seed)
+        options = (args.seed, kind.in_evaluation, saliency)
+        photos = TokenizedDataset(validation, processor, label, None, None, *options)
         batches = evaluation_batches(len(validation), args.per_device_eval_batch_size, world, rank)
         eval_loader = make_loader(photos, batches, args.num_workers, args.seed)
 

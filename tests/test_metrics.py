@@ -12,6 +12,7 @@ from charm_hf import AestheticMetrics
 from charm_hf.metrics import (
     accuracy,
     bootstrap_intervals,
+    compare_predictions,
     compute_aesthetic_metrics,
     dataset_accuracy_threshold,
     emd,
@@ -187,8 +188,8 @@ def test_accuracy_has_the_threshold_of_the_dataset_or_is_left_out(caplog):
         ("ava", None, 5.0),
         ("ava", (1, 10), 5.0),
         ("para", [1.0, 5.0], 3.0),
-        ("koniq10k", (0, 100), 50.0),
-        ("koniq10k", (1, 5), 3.0),
+        ("koniq10k", (0, 100), 37.5),
+        ("koniq10k", (1, 5), 2.5),
         ("koniq10k", (0, 5), 2.5),
         ("mine", (0, 4), 2.0),
         (None, (0, 1), 0.5),
@@ -292,3 +293,17 @@ def test_intervals_of_distributions_cover_the_distance_too():
     p, q = generator.dirichlet(np.ones(5), size=(2, 50))
     intervals = bootstrap_intervals(p, q, score_values=range(1, 6), accuracy_threshold=3, num_resamples=200)
     assert intervals["emd_r2"][0] < emd(p, q) < intervals["emd_r2"][1]
+
+
+def test_two_models_are_compared_by_a_paired_bootstrap():
+    generator = np.random.default_rng(0)
+    rated = generator.normal(size=200)
+    first = rated + generator.normal(size=200)
+    second = first + 0.3 * generator.normal(size=200)  # nearly the same mistakes
+    difference, low, high = compare_predictions(first, second, rated, accuracy_threshold=0, num_resamples=3000)["mse"]
+    losses = np.square(first - rated) - np.square(second - rated)
+    expected = scipy.stats.bootstrap((losses,), np.mean, n_resamples=3000, method="percentile", rng=1)
+    assert difference == pytest.approx(losses.mean())
+    assert (low, high) == pytest.approx(expected.confidence_interval, abs=0.02)
+    own = bootstrap_intervals(first, rated, accuracy_threshold=0, num_resamples=3000)["mse"]
+    assert high - low < 0.5 * (own[1] - own[0])

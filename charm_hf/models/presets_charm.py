@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,7 @@ class DatasetPreset:
         score_values: centres of the rating bins for a distribution head; `None` means a regression head.
         released_score_range: what the sigmoid of the released checkpoint is scaled by; it differs from `score_range`
             only for KonIQ-10k, whose released training divided a 1-5 score by 5.
+        released_label_range: lowest and highest label on that scale, if they are not its ends.
         accuracy_threshold: scores above it count as "good" in the ACC metric, in the dataset's own units.
     """
 
@@ -44,6 +46,7 @@ class DatasetPreset:
     photo_edge: int = 1600
     score_values: tuple[float, ...] | None = None
     released_score_range: tuple[float, float] | None = None
+    released_label_range: tuple[float, float] | None = None
     accuracy_threshold: float = 0.5
 
 
@@ -66,9 +69,15 @@ DATASET_PRESETS: dict[str, DatasetPreset] = {
     ),
     "baid": DatasetPreset(1024, (0.0, 10.0), accuracy_threshold=5.0),
     "spaq": DatasetPreset(1024, (0.0, 100.0), longest_edge=1024, accuracy_threshold=50.0),
-    # The range of file (a), `koniq10k_distributions_sets.csv`; the reader replaces it for file (b), rated 1-5.
+    # The range of file (a), `koniq10k_distributions_sets.csv`; the reader replaces it for file (b), rated 1-5, where
+    # the published threshold is 2.5.
     "koniq10k": DatasetPreset(
-        1024, (0.0, 100.0), photo_edge=1024, released_score_range=(0.0, 5.0), accuracy_threshold=50.0
+        1024,
+        (0.0, 100.0),
+        photo_edge=1024,
+        released_score_range=(0.0, 5.0),
+        released_label_range=(1.0, 5.0),
+        accuracy_threshold=37.5,
     ),
 }
 
@@ -82,6 +91,15 @@ def get_dataset_preset(name: str) -> DatasetPreset:
     if name not in DATASET_PRESETS:
         raise ValueError(f"Unknown dataset {name!r}: expected one of {', '.join(sorted(DATASET_PRESETS))}.")
     return DATASET_PRESETS[name]
+
+
+def label_range(dataset_name: str | None, score_range: Sequence[float]) -> tuple[float, float]:
+    """Lowest and highest label behind a range: its ends, but for released KonIQ-10k checkpoints (see above)."""
+    preset = DATASET_PRESETS.get(dataset_name or "")
+    if preset is not None and preset.released_label_range and tuple(score_range) == preset.released_score_range:
+        return preset.released_label_range
+    low, high = score_range
+    return low, high
 
 
 def head_for_dataset(name: str) -> dict[str, Any]:

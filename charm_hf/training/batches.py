@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import random
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from datasets import Dataset
 from PIL import Image
 from torch.utils.data import DataLoader, Sampler
 
+from charm_hf.data.saliency_maps import SaliencyFolder
+from charm_hf.models.image_loading_charm import load_image
 from charm_hf.training.augmentation import TrainingAugmentation
 from charm_hf.training.collator import CharmDataCollator
 
@@ -77,7 +80,12 @@ class TokenizedDataset(torch.utils.data.Dataset[dict[str, Any]]):
         label: the column that the model is trained on, `"score"` or `"distribution"`.
         augmentation: of the photos, if any.
         processor_kwargs: parameters of the processor for these photos, such as `patch_selection="random"`.
-        seed: of augmentation and selection.
+        seed: of augmentation, preparation and selection.
+        prepare: what is done to a photo, augmented already, before it is tokenized; see `InputKind`.
+        saliency: gives the maps of photos, for `patch_selection="saliency"`.
+
+    Raises:
+        ValueError: if regions are to be selected by saliency and there are no maps.
     """
 
     def __init__(
@@ -88,9 +96,15 @@ class TokenizedDataset(torch.utils.data.Dataset[dict[str, Any]]):
         augmentation: TrainingAugmentation | None = None,
         processor_kwargs: Mapping[str, Any] | None = None,
         seed: int = 0,
+        prepare: Callable[[Image.Image, random.Random], Image.Image] | None = None,
+        saliency: SaliencyFolder | None = None,
     ) -> None:
         self.dataset, self.processor, self.label, self.augmentation = dataset, processor, label, augmentation
-        self.processor_kwargs, self.seed = dict(processor_kwargs or {}), seed
+        self.processor_kwargs, self.seed, self.prepare = dict(processor_kwargs or {}), seed, prepare
+        own = getattr(processor, "patch_selection", None)
+        self.saliency = saliency if self.processor_kwargs.get("patch_selection", own) == "saliency" else None
+        if saliency is None and self.processor_kwargs.get("patch_selection", own) == "saliency":
+            raise ValueError('`patch_selection: saliency` needs the folder of the maps, "--saliency_dir".')
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -105,10 +119,14 @@ class TokenizedDataset(torch.utils.data.Dataset[dict[str, Any]]):
         seed = derive_seed(self.seed, epoch, index)
         try:
             row = self.dataset[index]
-            image = row["image"]
+            images = [load_image(row["image"])]
+            if self.saliency is not None:
+                images.append(self.saliency(row["image_id"], images[0].size))
             if self.augmentation is not None:
-                (image,) = self.augmentation(image.convert("RGB"), seed=seed)
-            tokens = self._tokenize(row, image, seed)
+                images = self.augmentation(*images, seed=seed)
+            if self.prepare is not None:
+                images[0] = self.prepare(images[0], random.Random(f"{seed}-prepare"))
+            tokens = self._tokenize(row, images[0], seed, *images[1:])
         except Exception as error:
             image_id = self.dataset.select_columns(["image_id"])[index]["image_id"]
             raise RuntimeError(
@@ -121,8 +139,11 @@ class TokenizedDataset(torch.utils.data.Dataset[dict[str, Any]]):
             item["attribute_targets"] = row["attributes"]
         return item
 
-    def _tokenize(self, row: Mapping[str, Any], image: Image.Image, seed: int) -> Mapping[str, Any]:
-        return self.processor(image, seed=seed, **self.processor_kwargs)
+    def _tokenize(
+        self, row: Mapping[str, Any], image: Image.Image, seed: int, saliency_map: Image.Image | None = None
+    ) -> Mapping[str, Any]:
+        maps = {} if saliency_map is None else {"saliency_maps": saliency_map}
+        return self.processor(image, seed=seed, **maps, **self.processor_kwargs)
 
 
 def make_loader(dataset: Any, batch_sampler: Any, num_workers: int = 0, seed: int = 0) -> DataLoader:

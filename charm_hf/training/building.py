@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 from transformers import AutoConfig
+from transformers.image_processing_base import ImageProcessingMixin
 
 from charm_hf.data import LabelScale
 from charm_hf.models.configuration_charm import CharmConfig
@@ -78,12 +79,24 @@ def build_processor(
         dataset_name: a published dataset gives its sequence length and longest edge.
         parameters: of the processor; they win.
     """
-    fitting = {"patch_size": config.patch_size, "num_scales": config.num_scales, **parameters}
+    fitting = {"patch_size": config.patch_size, "num_scales": config.num_scales}
+    fitting |= {**pixel_statistics(source), **parameters}
     if dataset_name is not None:
         return CharmImageProcessor.for_dataset(dataset_name, **fitting)
     if source is not None and AutoConfig.from_pretrained(source).model_type == CharmConfig.model_type:
         return CharmImageProcessor.from_pretrained(source, **fitting)
     return CharmImageProcessor(**fitting)
+
+
+def pixel_statistics(source: str | None) -> dict[str, Any]:
+    """`image_mean` and `image_std` that a checkpoint was pretrained with, as its own image processor states them."""
+    if source is None:
+        return {}
+    try:
+        stated, _ = ImageProcessingMixin.get_image_processor_dict(source)
+    except OSError:  # it has none
+        return {}
+    return {name: stated[name] for name in ("image_mean", "image_std") if stated.get(name) is not None}
 
 
 def label_column(loss: str, config: Any, columns: Sequence[str]) -> str:

@@ -16,7 +16,8 @@ from tqdm.auto import tqdm
 from charm_hf.data import LabelScale
 from charm_hf.metrics import compute_aesthetic_metrics, dataset_accuracy_threshold
 from charm_hf.models.modeling_charm import CharmForAestheticScoring
-from charm_hf.models.scores_charm import denormalize_scores
+from charm_hf.models.presets_charm import label_range
+from charm_hf.models.scores_charm import denormalize_scores, normalize_scores
 
 
 # What stands in a batch beside the model's inputs.
@@ -40,6 +41,8 @@ class Predictions:
     def scores(self, scale: LabelScale) -> np.ndarray:
         """Scores (N,) in the units of a dataset, which may be another than the model was trained on.
 
+        The lowest label of the one range becomes the lowest of the other, and the highest the highest.
+
         Raises:
             ValueError: if the dataset's range is not known.
         """
@@ -47,7 +50,10 @@ class Predictions:
             raise ValueError(
                 f"The score range of {scale.dataset_name} is not known: give `score_range` to the dataset."
             )
-        return denormalize_scores(self.normalized_scores, scale.score_range)
+        config = self.config
+        own = denormalize_scores(self.normalized_scores, config.score_range)
+        normalized = normalize_scores(own, label_range(config.dataset_name, config.score_range))
+        return denormalize_scores(normalized, scale.score_range)
 
 
 def predict(

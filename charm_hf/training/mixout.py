@@ -74,14 +74,6 @@ def add_mixout(modules: Iterable[nn.Module], probability: float) -> int:
     return len(linears)
 
 
-def remove_mixout(module: nn.Module) -> None:
-    """Take Mixout off every layer below `module`, which then has its trained weights under their usual names."""
-    for layer in module.modules():
-        if parametrize.is_parametrized(layer):
-            for name in list(layer.parametrizations):  # type: ignore[arg-type]
-                parametrize.remove_parametrizations(layer, name, leave_parametrized=False)
-
-
 def state_dict_without_mixout(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Give the weights of a model with Mixout the names they have without it; tensors are shared, not copied."""
     return {

@@ -83,6 +83,8 @@ class CommentedDataset(TokenizedDataset):
         seed = derive_seed(self.seed, "comments", row["image_id"])
         return choose_comments(row.get("comments") or [], self.max_comments, seed)
 
-    def _tokenize(self, row: Mapping[str, Any], image: Image.Image, seed: int) -> Mapping[str, Any]:
+    def _tokenize(
+        self, row: Mapping[str, Any], image: Image.Image, seed: int, saliency_map: Image.Image | None = None
+    ) -> Mapping[str, Any]:
         kwargs = {**self.processor_kwargs, **({"seed": seed} if self.is_charm else {})}
         return self.processor([image], [self.comments_of(row)], **kwargs)

@@ -27,7 +27,7 @@ def load_training_parts(args: argparse.Namespace) -> tuple[Dataset, Dataset | No
     """Training part, validation part (`None` without one) and the scale of their labels, by the flags of a run."""
 
     def load(split: str) -> Dataset:
-        return load_clean_split(args.dataset_name, args.data_dir, split, **_options(args))
+        return load_clean_split(args.dataset_name, args.data_dir, split, **_options(args, args.train_split))
 
     train = concatenate_datasets([load(split) for split in args.train_split.split("+")])
     validation = None
@@ -40,7 +40,7 @@ def load_training_parts(args: argparse.Namespace) -> tuple[Dataset, Dataset | No
 
 def load_measured_part(args: argparse.Namespace) -> tuple[Dataset, dict[str, int]]:
     """The photos to measure on, by the flags of `evaluate_model.py`, and the number of rows left out by reason."""
-    where, options = (args.dataset_name, args.data_dir), _options(args)
+    where, options = (args.dataset_name, args.data_dir), _options(args, args.split)
     loaded = [load_aesthetic_dataset(*where, split, return_report=True, **options) for split in args.split.split("+")]
     dataset = concatenate_datasets([part for part, _ in loaded])
     reports = [report.left_out for _, report in loaded]
@@ -50,8 +50,10 @@ def load_measured_part(args: argparse.Namespace) -> tuple[Dataset, dict[str, int
     return dataset, left_out
 
 
-def _options(args: argparse.Namespace) -> dict[str, Any]:
-    sizes = {} if args.validation_size is None else {"validation_size": args.validation_size}
+def _options(args: argparse.Namespace, splits: str) -> dict[str, Any]:
+    """Options of the dataset; a fold takes the place of a seeded validation part."""
+    is_replaced = args.fold is not None and "validation" not in splits.split("+")
+    sizes = {} if args.validation_size is None or is_replaced else {"validation_size": args.validation_size}
     return {**sizes, **args.dataset_options}
 
 

@@ -70,9 +70,10 @@ class TrainingParts:
     scheduler: torch.optim.lr_scheduler.LRScheduler
     ema: nn.Module | None = None
 
-    def parameter_names(self) -> dict[int, str]:
-        """`id` of each parameter -> its name."""
-        return {id(parameter): name for name, parameter in self.model.named_parameters()}
+    def trained_names(self) -> list[str]:
+        """Names of the parameters in the order of the optimizer, which numbers them."""
+        names = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        return [names[id(parameter)] for group in self.optimizer.param_groups for parameter in group["params"]]
 
 
 def saved_states(output_dir: Path) -> list[Path]:
@@ -143,12 +144,18 @@ def save_state(
         save_file(_contiguous(parts.model.state_dict()), temporary / "model.safetensors")
         if parts.ema is not None:
             save_file(_contiguous(parts.ema.state_dict()), temporary / "ema.safetensors")
-        tensors, numbers = flatten_optimizer(parts.optimizer, parts.parameter_names())
-        save_file(tensors, temporary / "optimizer.safetensors")
+        optimizer, names = parts.optimizer.state_dict(), parts.trained_names()
+        moments = {
+            f"{names[number]}{_SEPARATOR}{name}": tensor
+            for number, entries in optimizer["state"].items()
+            for name, tensor in entries.items()
+        }
+        save_file(_contiguous(moments), temporary / "optimizer.safetensors")
         state = {
             "progress": asdict(progress),
             "num_processes": accelerator.num_processes,
-            "optimizer": numbers,
+            "trained": names,
+            "param_groups": optimizer["param_groups"],
             "scheduler": parts.scheduler.state_dict(),
             "files": {path.name: path.stat().st_size for path in sorted(temporary.iterdir())},
         }
@@ -171,60 +178,20 @@ def load_state(folder: Path, accelerator: Accelerator, parts: TrainingParts) -> 
             f"{folder} was written by {state['num_processes']} processes, and this run has "
             f"{accelerator.num_processes}: start as many, so that the batches stay what they were."
         )
+    names = parts.trained_names()
+    if state["trained"] != names:
+        raise ValueError(f"{folder} holds an optimizer of other parameters: resume with the flags of the first run.")
     parts.model.load_state_dict(load_file(folder / "model.safetensors"))
     if parts.ema is not None:
         parts.ema.load_state_dict(load_file(folder / "ema.safetensors"))
-    restore_optimizer(
-        parts.optimizer, parts.parameter_names(), load_file(folder / "optimizer.safetensors"), state["optimizer"]
-    )
+    moments: dict[int, dict[str, torch.Tensor]] = {}
+    for key, tensor in load_file(folder / "optimizer.safetensors").items():
+        name, entry = key.split(_SEPARATOR)
+        moments.setdefault(names.index(name), {})[entry] = tensor
+    parts.optimizer.load_state_dict({"state": moments, "param_groups": state["param_groups"]})
     parts.scheduler.load_state_dict(state["scheduler"])
     _restore_rng_state(load_file(folder / f"rng-{accelerator.process_index}.safetensors"), accelerator.device)
     return Progress(**state["progress"])
-
-
-def flatten_optimizer(
-    optimizer: torch.optim.Optimizer, names: Mapping[int, str]
-) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Split an optimizer's state into tensors, named `parameter|state`, and what JSON can hold.
-
-    Args:
-        optimizer: any of `torch.optim` whose state is tensors and numbers.
-        names: `id` of each parameter -> its name.
-    """
-    tensors: dict[str, Any] = {}
-    numbers: dict[str, Any] = {}
-    for parameter, state in optimizer.state.items():
-        for key, value in state.items():
-            target = tensors if isinstance(value, torch.Tensor) else numbers
-            target[f"{names[id(parameter)]}{_SEPARATOR}{key}"] = value
-    groups = [
-        {**group, "params": [names[id(parameter)] for parameter in group["params"]]}
-        for group in optimizer.param_groups
-    ]
-    return _contiguous(tensors), {"state": numbers, "groups": groups}
-
-
-def restore_optimizer(
-    optimizer: torch.optim.Optimizer,
-    names: Mapping[int, str],
-    tensors: Mapping[str, torch.Tensor],
-    numbers: Mapping[str, Any],
-) -> None:
-    """Undo `flatten_optimizer`.
-
-    Raises:
-        ValueError: if the optimizer has other parameters.
-    """
-    saved = [group["params"] for group in numbers["groups"]]
-    if saved != [[names[id(parameter)] for parameter in group["params"]] for group in optimizer.param_groups]:
-        raise ValueError("The checkpoint's optimizer trains other parameters: resume with the flags of the first run.")
-    numbering = {name: number for number, name in enumerate(name for group in saved for name in group)}
-    state: dict[int, dict[str, Any]] = {}
-    for key, value in [*tensors.items(), *numbers["state"].items()]:
-        name, entry = key.split(_SEPARATOR)
-        state.setdefault(numbering[name], {})[entry] = value
-    groups = [{**group, "params": [numbering[name] for name in group["params"]]} for group in numbers["groups"]]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def _contiguous(tensors: Mapping[str, Any]) -> dict[str, torch.Tensor]:

@@ -17,46 +17,18 @@ import torch
 from PIL import Image
 
 from charm_hf import CharmImageProcessor
+from charm_hf.training.inputs import pad_to_square, square_crop, squash
 
 
 # Larger than any native sequence here.
 UNLIMITED = 100_000
-# Crops are taken from an image whose shortest edge is 8/7 of the crop, as 224 out of 256.
-CROP_MARGIN = 8 / 7
-BICUBIC = Image.Resampling.BICUBIC
 
 Prepare = Callable[[Image.Image, int, np.random.Generator], Image.Image]
 
 
-def squash(image: Image.Image, side: int, rng: np.random.Generator) -> Image.Image:
-    """Resize to a square, whatever the aspect ratio."""
-    return image.resize((side, side), BICUBIC)
-
-
-def centre_crop(image: Image.Image, side: int, rng: np.random.Generator) -> Image.Image:
-    """Resize the shortest edge to 8/7 of the side, cut the central square."""
-    return _crop(image, side, 0.5, 0.5)
-
-
 def random_crop(image: Image.Image, side: int, rng: np.random.Generator) -> Image.Image:
-    """As `centre_crop`, at a random place."""
-    return _crop(image, side, *rng.uniform(0, 1, size=2))
-
-
-def pad_to_square(image: Image.Image, side: int, rng: np.random.Generator) -> Image.Image:
-    """Resize the longest edge to the side and put the image into the middle of a black square."""
-    ratio = side / max(image.size)
-    width, height = (max(1, round(edge * ratio)) for edge in image.size)
-    square = Image.new(image.mode, (side, side))
-    square.paste(image.resize((width, height), BICUBIC), ((side - width) // 2, (side - height) // 2))
-    return square
-
-
-def _crop(image: Image.Image, side: int, across: float, down: float) -> Image.Image:
-    ratio = side * CROP_MARGIN / min(image.size)
-    width, height = (max(side, round(edge * ratio)) for edge in image.size)
-    left, top = round((width - side) * across), round((height - side) * down)
-    return image.resize((width, height), BICUBIC).crop((left, top, left + side, top + side))
+    """A square from anywhere, instead of from the middle."""
+    return square_crop(image, side, *rng.uniform(size=2))
 
 
 @dataclass(frozen=True)
@@ -131,10 +103,10 @@ def _charm(name: str, selection: str, num_scales: int = 2) -> Tokenization:
 TOKENIZATIONS = {
     item.name: item
     for item in (
-        Tokenization("squash", prepare=squash),
-        Tokenization("centre-crop", prepare=centre_crop),
+        Tokenization("squash", prepare=lambda image, side, rng: squash(image, side)),
+        Tokenization("centre-crop", prepare=lambda image, side, rng: square_crop(image, side)),
         Tokenization("random-crop", prepare=random_crop, is_random=True),
-        Tokenization("pad-to-square", prepare=pad_to_square),
+        Tokenization("pad-to-square", prepare=lambda image, side, rng: pad_to_square(image, side)),
         Tokenization("kept-aspect"),
         Tokenization("native", is_native=True),
         _charm("charm-frequency", "frequency"),

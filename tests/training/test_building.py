@@ -73,6 +73,19 @@ def test_a_published_dataset_gives_its_processor_and_parameters_win():
     assert (processor.size, processor.max_num_patches, processor.patch_size) == ({"longest_edge": 1024}, 50, 14)
 
 
+def test_pixels_are_normalized_as_the_backbone_was_pretrained(tmp_path):
+    model = tiny_model("dinov2", dataset=None, **HEAD)
+    assert build_processor(None, model.config, "ava", {}).image_mean == pytest.approx([0.485, 0.456, 0.406])
+    (tmp_path / "preprocessor_config.json").write_text(
+        '{"image_processor_type": "ViTImageProcessor", "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}'
+    )
+    tiny_backbone_config("dinov2").save_pretrained(tmp_path)
+    for dataset in ("ava", None):
+        processor = build_processor(str(tmp_path), model.config, dataset, {})
+        assert (processor.image_mean, processor.image_std) == ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5])
+    assert build_processor(str(tmp_path), model.config, "ava", {"image_mean": [0.1, 0.2, 0.3]}).image_mean[0] == 0.1
+
+
 def test_quantiles_of_the_ratings_tell_the_percentile_of_a_score():
     quantiles = score_quantiles(np.linspace(2, 4, 1001))
     assert len(quantiles) == 101

@@ -131,7 +131,9 @@ def test_the_config_of_a_published_dataset_is_the_published_recipe(dataset):
     assert (args.learning_rate, args.weight_decay, args.max_grad_norm) == (1e-5, 0.02, 1.0)
     assert (args.per_device_train_batch_size, args.num_train_epochs, args.classifier_dropout) == (16, 30, 0.1)
     assert (args.lr_scheduler_type, args.lr_scheduler_kwargs) == ("cosine_with_min_lr", {"min_lr": 1e-6})
-    assert (args.train_processor, args.augmentation) == ({"patch_selection": "random"}, {"flip": 0.5, "rotation": 0.5})
+    assert args.processor["overflow"] == "keep"  # every token at evaluation, a random part in training
+    assert args.train_processor == {"patch_selection": "random", "overflow": "drop"}
+    assert args.augmentation == {"flip": 0.5, "rotation": 0.5}
     assert (args.loss, args.metric_for_best_model) == ("auto", "plcc")
 
 

@@ -266,6 +266,14 @@ def test_cross_validation_holds_out_every_photo_once(photo_table, tmp_path):
     assert sorted(held_out) == sorted(f"{index}.jpg" for index in range(24))
 
 
+def test_a_fold_takes_the_place_of_a_seeded_validation_part(tmp_path):
+    data = table_with(tmp_path, *([score] for score in range(1, 9)))
+    flags = flags_for(data, tmp_path, "--dataset_options", "{score_range: [1, 10]}", "--validation_size", "0.25")
+    args = load_script("train").parse_args([str(flag) for flag in [*flags, "--fold", "0", "--folds", "{number: 4}"]])
+    train, validation, _ = load_training_parts(args)
+    assert (len(train), len(validation)) == (6, 2)
+
+
 def test_a_warm_start_takes_over_the_encoder_and_replaces_a_head_of_another_shape(finished, tmp_path):
     data = table_with(tmp_path, [1], [9], [4], [6])
     flags = ["--dataset_name", "csv", "--data_dir", data, "--dataset_options", "{score_range: [0, 10]}"]
