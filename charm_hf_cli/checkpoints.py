@@ -1,12 +1,14 @@
-"""`charm-hf convert`, `push` and `pull`: the care of checkpoints. Thin: `charm_hf.legacy` and `charm_hf.hub` do it."""
+"""`charm-hf convert`, `push`, `pull` and `models`: the care of checkpoints. Thin: `charm_hf.hub` and others do it."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from .light import without_registration
 from .support import DATASETS, EXIT_SOME_FAILED, RevisionOption, SubfolderOption, fail, list_names, say
 
 
@@ -130,3 +132,28 @@ def pull(
         print(pull_checkpoint(repo_id, folder, dataset=subfolder, revision=revision))  # noqa: T201, data
     except (ValueError, OSError) as error:
         fail(error)
+
+
+@app.command()
+def models(as_json: Annotated[bool, typer.Option("--json", help="One JSON list instead of a table.")] = False) -> None:
+    """List the checkpoints that can be used: embedded, in the cache, published. Asks no network."""
+    with without_registration():
+        from charm_hf.catalogue import list_checkpoints
+
+        found = list_checkpoints()
+    if as_json:
+        print(json.dumps([vars(checkpoint) for checkpoint in found], indent=2))  # noqa: T201, data
+        return
+    rows = [("MODEL", "WHERE", "TRAINED ON", "ENCODER", "SIZE", "LICENCE", "PLCC", "SRCC", "ACC")]
+    for known in found:
+        name = f"{known.model} --subfolder {known.subfolder}" if known.subfolder else known.model or "(no --model)"
+        size = f"{known.bytes / 1e6:,.1f} MB" if known.bytes else f"{(known.parameters or 0) / 1e6:,.0f} M parameters"
+        numbers = ["" if value is None else f"{value:.3f}" for value in (known.plcc, known.srcc, known.acc)]
+        rows.append((name, known.place, known.dataset, known.encoder, size, known.license, *numbers))  # type: ignore[arg-type]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print(line.rstrip())  # noqa: T201, data
+    say(
+        "PLCC, SRCC and ACC: the paper's, for DINOv2-small. A published one is fetched and converted at its first use."
+    )

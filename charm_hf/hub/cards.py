@@ -14,8 +14,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from .._registration import DEFAULT_REPOSITORY
 from ..models.checkpoint_charm import LICENSE, METRIC_NAMES, PIPELINE_TAG, card_metadata, find_base_models
 from ..models.presets_charm import AADB_ATTRIBUTES, get_dataset_preset
+from ..released import PAPER_BASE_MODEL, PAPER_NAME, PAPER_URL, RELEASED
 from .layout import ASSETS, CONFIG_NAME
-from .released import PAPER_BASE_MODEL, PAPER_NAME, PAPER_URL, RELEASED
 
 
 TEMPLATES = ASSETS / "model_cards"

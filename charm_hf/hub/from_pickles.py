@@ -14,10 +14,10 @@ from huggingface_hub.utils.sha import sha_fileobj
 
 from .. import __version__
 from ..files import Lock, replaced_folder
+from ..released import DEFAULT_DATASET, PAPER_URL, RELEASED
 from .cards import TEMPLATES, CardContext, conversion_text, read_config, render_card, render_repository_card
 from .layout import CARD_NAME, CONFIG_NAME, LICENSE_NAME, assemble_repository
 from .pull import RepositoryState, read_repository, split_revision
-from .released import DEFAULT_DATASET, PAPER_URL, RELEASED
 
 
 logger = logging.getLogger(__name__)

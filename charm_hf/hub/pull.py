@@ -10,9 +10,9 @@ from pathlib import Path
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
+from ..released import RELEASED
 from .cards import read_config
 from .layout import CONFIG_NAME, ROOT, find_checkpoints, is_published
-from .released import RELEASED
 
 
 logger = logging.getLogger(__name__)

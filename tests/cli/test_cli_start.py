@@ -15,7 +15,7 @@ from charm_hf.models.presets_charm import DATASET_PRESETS
 from charm_hf_cli import app, support
 
 
-COMMANDS = ("score", "convert", "push", "pull", "explain", "report", "demo")
+COMMANDS = ("score", "convert", "push", "pull", "models", "explain", "report", "demo")
 
 # Runs the command, then says what it took and what it imported.
 MEASURE = """
@@ -80,6 +80,15 @@ def test_a_report_is_made_without_torch_and_transformers(table, ending):
 
     assert (run["code"], run["heavy"]) == (0, [])
     assert page.strip() == str(table.with_name("report.html"))
+
+
+def test_the_models_are_listed_without_torch_and_transformers():
+    table, printed = measure("models")
+    listed = measure("models", "--json")[1]
+
+    assert (table["code"], table["heavy"]) == (0, [])
+    assert printed.count("FatemehBehrad/Charm --subfolder ") == 7
+    assert [known["place"] for known in json.loads(listed)].count("published") == 7
 
 
 def test_the_package_registers_when_it_is_imported_after_a_light_command(table):

@@ -20,9 +20,9 @@ from charm_hf.hub import (
     write_published_cards,
 )
 from charm_hf.hub.layout import list_published_files
-from charm_hf.hub.released import RELEASED
 from charm_hf.models.configuration_charm import CharmConfig
 from charm_hf.models.presets_charm import DATASET_PRESETS
+from charm_hf.released import RELEASED
 
 
 ROOT = Path(__file__).parents[2]

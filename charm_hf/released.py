@@ -15,6 +15,9 @@ DEFAULT_DATASET = "ava"
 PAPER_NAME = "Behrad, Tuytelaars, Wagemans: Charm (CVPR 2025), arXiv 2504.02522"
 PAPER_URL = "https://arxiv.org/abs/2504.02522"
 PAPER_BASE_MODEL = "facebook/dinov2-small"
+# Of the checkpoints and of the encoders in them.
+RELEASED_LICENSE = "apache-2.0"
+PARAMETERS = {"facebook/dinov2-small": 22_056_576, "facebook/dinov2-large": 304_368_640}
 
 
 @dataclass(frozen=True)
