@@ -267,7 +267,14 @@ class CardMixin:
 
 
 class CheckpointMixin(CardMixin):
-    """Loading that makes up no weights, and pushing with a complete card."""
+    """Loading that makes up no weights, sharding by modules that are there, and pushing with a complete card."""
+
+    def post_init(self) -> None:
+        """Finish the construction of the model."""
+        super().post_init()  # type: ignore[misc]
+        # Encoders name modules that Charm replaced; FSDP looks for each.
+        present = {type(module).__name__ for module in self.modules()}  # type: ignore[attr-defined]
+        self._no_split_modules = set(self._no_split_modules or ()) & present
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:

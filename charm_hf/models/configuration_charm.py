@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 
 from transformers import AutoConfig, PretrainedConfig
 
+from .backbones_charm import as_backbone_config
 from .checkpoint_charm import CHARM_AUTO_MAP, CarriesItsCode
 from .presets_charm import head_for_dataset
 from .scores_charm import check_score_range
 
 
-SUPPORTED_BACKBONES = ("dinov2", "dinov2_with_registers", "vit")
 POSITION_MODES = ("exact", "reference")
 HEADS = ("distribution", "regression")
 
@@ -65,7 +65,7 @@ class CharmConfig(CarriesItsCode, PretrainedConfig):
         initializer_range: float = 0.02,
         **kwargs: Any,
     ) -> None:
-        self.backbone_config = _as_backbone_config(backbone_config)
+        self.backbone_config = as_backbone_config(backbone_config)
         self.num_scales = num_scales
         self.position_mode = position_mode
         self.head = head or ("regression" if score_values is None else "distribution")
@@ -119,24 +119,6 @@ class CharmConfig(CarriesItsCode, PretrainedConfig):
     def hidden_size(self) -> int:
         """Width of the token features."""
         return self.backbone_config.hidden_size
-
-
-def _as_backbone_config(config: PretrainedConfig | dict[str, Any] | None) -> PretrainedConfig:
-    if config is None:
-        return AutoConfig.for_model("dinov2", hidden_size=384, num_attention_heads=6, image_size=518)
-    if isinstance(config, dict):
-        config = dict(config)
-        model_type = config.pop("model_type", None)
-        if model_type not in SUPPORTED_BACKBONES:
-            raise _unsupported_backbone(model_type)
-        return AutoConfig.for_model(model_type, **config)
-    if config.model_type not in SUPPORTED_BACKBONES:
-        raise _unsupported_backbone(config.model_type)
-    return config
-
-
-def _unsupported_backbone(model_type: str | None) -> ValueError:
-    return ValueError(f"Unsupported backbone {model_type!r}: expected one of {', '.join(SUPPORTED_BACKBONES)}.")
 
 
 __all__ = ["CharmConfig"]

@@ -10,52 +10,38 @@ from torch import nn
 from transformers.activations import ACT2FN
 
 from .configuration_mmlq import MmlqConfig
-from .modeling_charm import on_its_device
 
 
-def folded_attention(
-    query: torch.Tensor,
-    features: torch.Tensor,
-    key: nn.Linear,
-    value: nn.Linear,
-    mask: torch.Tensor | None = None,
-    dropout: float = 0.0,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attend from few queries to many features, without projecting the features.
+def is_plain(linear: nn.Module) -> bool:
+    """Whether a layer is its weight and bias and nothing else: no adapter, quantization, offloading or other hook."""
+    hooked = hasattr(linear, "_hf_hook") or linear._forward_hooks or linear._forward_pre_hooks
+    return type(linear) is nn.Linear and type(linear.weight) is nn.Parameter and not hooked
 
-    What is usually computed, `softmax(q · (W_k f + b_k)) (W_v f + b_v)`, is the same with `W_k` applied to the query
-    and `W_v` to the mean of the features: two projections of some queries instead of hundreds of features.
 
-    Args:
-        query: (B, heads, Q, head_dim), already scaled.
-        features: (B, S, width).
-        key: projects features to (heads · head_dim).
-        value: the same.
-        mask: (B, S), true for features that count; all of them if not given.
-        dropout: probability of dropping an attention weight.
-
-    Returns:
-        (B, heads, Q, head_dim) and the attention weights (B, heads, Q, S).
-    """
-    heads, head_dim = query.shape[1], query.shape[3]
-    with on_its_device(key):
-        folded = torch.einsum("bhqe,hef->bhqf", query, key.weight.unflatten(0, (heads, head_dim)))
-        bias = torch.einsum("bhqe,he->bhq", query, key.bias.unflatten(0, (heads, head_dim)))
+def folded_scores(query: torch.Tensor, features: torch.Tensor, key: nn.Linear) -> torch.Tensor:
+    """`query · key(features)` of queries (B, heads, Q, head_dim) and features (B, S, width): (B, heads, Q, S)."""
+    heads = (query.shape[1], query.shape[3])
+    folded = torch.einsum("bhqe,hef->bhqf", query, key.weight.unflatten(0, heads))
+    bias = torch.einsum("bhqe,he->bhq", query, key.bias.unflatten(0, heads))
     # Heads and queries are one dimension here: a broadcast product would copy the features for each head.
-    scores = (folded.flatten(1, 2) @ features.transpose(1, 2)).unflatten(1, (heads, -1)) + bias[..., None]
-    if mask is not None:
-        scores = scores.masked_fill(~mask[:, None, None], torch.finfo(scores.dtype).min)
-    weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
-    weights = nn.functional.dropout(weights, dropout, training=dropout > 0)
-    mean = (weights.flatten(1, 2) @ features).unflatten(1, (heads, -1))
-    with on_its_device(value):
-        attended = torch.einsum("bhqf,hef->bhqe", mean, value.weight.unflatten(0, (heads, head_dim)))
-        attended = attended + weights.sum(-1, keepdim=True) * value.bias.unflatten(0, (heads, 1, head_dim))
-    return attended, weights
+    return (folded.flatten(1, 2) @ features.mT).unflatten(1, (heads[0], -1)) + bias[..., None]
+
+
+def folded_values(weights: torch.Tensor, features: torch.Tensor, value: nn.Linear) -> torch.Tensor:
+    """`weights @ value(features)` of weights (B, heads, Q, S) and features (B, S, width): (B, heads, Q, head_dim)."""
+    heads = (weights.shape[1], -1)
+    mean = (weights.flatten(1, 2) @ features).unflatten(1, heads)
+    attended = torch.einsum("bhqf,hef->bhqe", mean, value.weight.unflatten(0, heads))
+    return attended + weights.sum(-1, keepdim=True) * value.bias.unflatten(0, heads)[:, None]
 
 
 class MmlqAttention(nn.Module):
-    """Multi-head attention of queries (B, Q, d) to features (B, S, feature_size)."""
+    """Multi-head attention of few queries (B, Q, d) to many features (B, S, feature_size).
+
+    What is usually computed, `softmax(q · (W_k f + b_k)) (W_v f + b_v)`, is the same with `W_k` applied to the query
+    and `W_v` to the mean of the features: two projections of some queries instead of hundreds of features. It is
+    computed so where a layer's weight is all that the layer is.
+    """
 
     def __init__(self, config: MmlqConfig, feature_size: int) -> None:
         super().__init__()
@@ -70,10 +56,24 @@ class MmlqAttention(nn.Module):
         self, queries: torch.Tensor, features: torch.Tensor, mask: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Attended values (B, Q, d) and the weights (B, heads, Q, S); `mask` (B, S) is true for what counts."""
-        query = self.q_proj(queries).unflatten(-1, (-1, self.head_dim)).transpose(1, 2) * self.head_dim**-0.5
-        dropout = self.dropout if self.training else 0.0
-        attended, weights = folded_attention(query, features, self.k_proj, self.v_proj, mask, dropout)
+        query = self._split_heads(self.q_proj(queries)) * self.head_dim**-0.5
+        if is_plain(self.k_proj):
+            scores = folded_scores(query, features, self.k_proj)
+        else:
+            scores = query @ self._split_heads(self.k_proj(features)).mT
+        if mask is not None:
+            scores = scores.masked_fill(~mask[:, None, None], torch.finfo(scores.dtype).min)
+        weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+        weights = nn.functional.dropout(weights, self.dropout, training=self.training)
+        if is_plain(self.v_proj):
+            attended = folded_values(weights, features, self.v_proj)
+        else:
+            attended = weights @ self._split_heads(self.v_proj(features))
         return self.out_proj(attended.transpose(1, 2).flatten(2)), weights
+
+    def _split_heads(self, states: torch.Tensor) -> torch.Tensor:
+        """(B, T, d) to (B, heads, T, head_dim)."""
+        return states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
 
 class MmlqSelfAttentionLayer(nn.Module):

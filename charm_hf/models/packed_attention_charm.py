@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 
-# Torch's own attention over nested tensors. Transformers' flash attention packs as well, given the same arguments.
+# Torch's own attention. Transformers' flash attention packs as well, given the same arguments.
 PACKED_SDPA = "packed_sdpa"
 
 
@@ -52,14 +53,48 @@ def packed_sdpa_forward(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
-    bounds = cu_seq_lens_q.long()
+    if query.device.type == "cpu":
+        attended = attend_one_by_one(query, key, value, cu_seq_lens_q, dropout, scaling)
+    else:
+        attended = attend_nested(query, key, value, cu_seq_lens_q, max_length_q, dropout, scaling)
+    return attended, None
+
+
+def attend_one_by_one(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    bounds: torch.Tensor,
+    dropout: float,
+    scaling: float | None,
+) -> torch.Tensor:
+    """(1, heads, total, d) to (1, total, heads, d); on a CPU twice as fast as nested tensors."""
+    parts = [
+        F.scaled_dot_product_attention(
+            query[:, :, a:b], key[:, :, a:b], value[:, :, a:b], dropout_p=dropout, scale=scaling
+        )
+        for a, b in pairwise(bounds.tolist())
+    ]
+    return torch.cat(parts, dim=2).transpose(1, 2)
+
+
+def attend_nested(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    bounds: torch.Tensor,
+    longest: int | None,
+    dropout: float,
+    scaling: float | None,
+) -> torch.Tensor:
+    """(1, heads, total, d) to (1, total, heads, d), all sequences at once."""
 
     def nest(packed: torch.Tensor) -> torch.Tensor:
         values = packed[0].transpose(0, 1).contiguous()
-        return torch.nested.nested_tensor_from_jagged(values, bounds, max_seqlen=max_length_q).transpose(1, 2)
+        return torch.nested.nested_tensor_from_jagged(values, bounds.long(), max_seqlen=longest).transpose(1, 2)
 
     attended = F.scaled_dot_product_attention(nest(query), nest(key), nest(value), dropout_p=dropout, scale=scaling)
-    return attended.transpose(1, 2).values()[None], None
+    return attended.transpose(1, 2).values()[None]
 
 
 AttentionInterface.register(PACKED_SDPA, packed_sdpa_forward)

@@ -60,12 +60,9 @@ class AttendedPadding(nn.Module):
         self.model = model
         self.mask_embeddings = nn.Parameter(torch.zeros(model.config.hidden_size))
         self._padding: torch.Tensor | None = None
-        embeddings = model.charm.embeddings
-        self._embed = embeddings.embed
-        embeddings.embed = self._embed_with_padding  # type: ignore[method-assign]
+        model.charm.backbone.embeddings.register_forward_hook(self._embed_padding)
 
-    def _embed_with_padding(self, *inputs: torch.Tensor) -> torch.Tensor:
-        embedded = self._embed(*inputs)
+    def _embed_padding(self, module: nn.Module, inputs: Any, embedded: torch.Tensor) -> torch.Tensor:
         assert self._padding is not None
         is_padding = F.pad(self._padding, (embedded.shape[1] - self._padding.shape[1], 0), value=False)
         token = self.mask_embeddings

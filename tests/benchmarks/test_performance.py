@@ -88,7 +88,7 @@ def test_a_forward_pass_costs_a_fixed_number_of_operators_whatever_the_batch() -
             with CountOperators() as operators:
                 model(**inputs)
         counts.append(operators.count)
-    assert counts[0] == counts[1] <= 150
+    assert counts[0] == counts[1] <= 190
 
 
 @torch.no_grad()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 
@@ -15,10 +14,8 @@ from torch import nn
 from transformers import AutoModel, BertConfig, CLIPVisionConfig, ViTConfig
 
 from charm_hf import CharmConfig, CharmForAestheticScoring, CharmImageProcessor, CharmModel
-from charm_hf.models.modeling_charm import (
-    bicubic_weights,
-    raster_order,
-)
+from charm_hf.models.backbones_charm import get_backbone
+from charm_hf.models.positions_charm import bicubic_weights, grid_sizes, raster_order, sample_table
 from charm_hf.models.scores_charm import distribution_moments, emd_loss
 
 
@@ -131,12 +128,6 @@ def test_every_trainable_parameter_gets_a_gradient() -> None:
 # --- Positions -------------------------------------------------------------------------------------------------------
 
 
-def positions_of(model: CharmForAestheticScoring, inputs: dict, traceable: bool = False) -> torch.Tensor:
-    embeddings, native = model.charm.embeddings, model.charm.backbone.embeddings
-    function = embeddings._traceable_positions if traceable else embeddings._positions
-    return function(native, inputs["scale_ids"], inputs["patch_positions"], inputs["spatial_shapes"])
-
-
 CASES = json.loads((FIXTURES / "tokens" / "cases.json").read_text())
 
 
@@ -156,25 +147,29 @@ def test_reference_positions_are_the_released_ones_and_exact_ones_are_not(case: 
             parameter.zero_()
         model.charm.embeddings.scale_embeddings.zero_()
         native.cls_token.zero_()
-        embedded = model.charm.embeddings.embed(native, **inputs)[0]
-        assert torch.allclose(embedded, expected, atol=1e-5)
+        embedded = model(**inputs, output_hidden_states=True).hidden_states[0][0]
+        assert torch.allclose(embedded, expected, atol=3e-5)
         model.config.position_mode = "exact"
-        model.charm.embeddings.position_cache._snapshot = None
-        exact = model.charm.embeddings.embed(native, **inputs)[0]
+        exact = model(**inputs, output_hidden_states=True).hidden_states[0][0]
     wrong = ((exact - embedded).abs().max(-1).values > 0.5)[1:][inputs["scale_ids"][0] == 1]
     if inputs["scale_ids"].any():
         assert wrong.float().mean() > 0.5
 
 
-@pytest.mark.parametrize("position_mode", ["exact", "reference"])
+@pytest.mark.parametrize("grid", [(1, 1), (5, 5), (3, 7), (9, 6), (40, 2)])
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_positions_for_tracing_equal_those_of_eager_mode(backbone: str, position_mode: str) -> None:
-    model = tiny_model(backbone, position_mode=position_mode, num_scales=3)
-    inputs = tiny_processor(model)(some_photos())
-    with torch.no_grad():
-        eager, traceable = positions_of(model, inputs), positions_of(model, inputs, traceable=True)
-    mask = inputs["pixel_attention_mask"].bool()
-    assert torch.allclose(eager[mask], traceable[mask], atol=1e-5)
+def test_each_token_gets_the_row_that_the_backbones_own_interpolation_gives_its_place(
+    backbone: str, grid: tuple[int, int]
+) -> None:
+    native = AutoModel.from_config(tiny_backbone_config(backbone)).embeddings
+    nn.init.normal_(native.position_embeddings, generator=torch.Generator().manual_seed(0))
+    rows, columns = grid
+    size = 16 if backbone == "vit" else 14
+    expected = native.interpolate_pos_encoding(torch.empty(1, 1 + rows * columns, 32), rows * size, columns * size)
+    places = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).view(1, -1, 2)
+    sizes = grid_sizes(torch.zeros(1, rows * columns, dtype=torch.int64), torch.tensor([[grid]]))
+    table, antialias = native.position_embeddings[0, 1:], get_backbone(backbone).antialias
+    assert torch.allclose(sample_table(table, places, sizes, antialias), expected[:, 1:], atol=3e-5)
 
 
 @pytest.mark.parametrize("antialias", [False, True])
@@ -203,52 +198,6 @@ def test_raster_order_permutes_inside_each_scale_only() -> None:
     ordered = raster_order(scales, positions, mask)
     assert ordered[0, :2].tolist() == [[0, 0], [1, 0]]
     assert ordered[0, 2:6].tolist() == [[0, 2], [0, 3], [1, 2], [1, 3]]
-
-
-def changes_of_the_table() -> dict:
-    def load(model: nn.Module) -> None:
-        state = {name: value.clone() + 0.5 for name, value in model.state_dict().items()}
-        model.load_state_dict(state)
-
-    def optimize(model: nn.Module) -> None:
-        table = model.charm.backbone.embeddings.position_embeddings
-        table.grad = torch.ones_like(table)
-        torch.optim.SGD([table], lr=0.5).step()
-        table.grad = None
-
-    table = "charm.backbone.embeddings.position_embeddings"
-    return {
-        "no_grad": lambda model: model.get_parameter(table).detach().add_(0.5),
-        "data": lambda model: model.get_parameter(table).data.add_(0.5),
-        "new data": lambda model: setattr(model.get_parameter(table), "data", model.get_parameter(table).data + 0.5),
-        "load_state_dict": load,
-        "optimizer": optimize,
-        "dtype": lambda model: model.to(torch.bfloat16),
-    }
-
-
-@pytest.mark.parametrize("change", changes_of_the_table())
-def test_the_position_cache_is_used_and_forgets_when_the_table_changes(change: str) -> None:
-    model = tiny_model()
-    inputs = tiny_processor(model)(some_photos())
-    cache = model.charm.embeddings.position_cache
-    with torch.no_grad():
-        model(**inputs)
-        grids = len(cache)
-        assert grids == len({tuple(grid) for grid in inputs["spatial_shapes"].flatten(0, 1).tolist()} - {(0, 0)})
-        before = positions_of(model, inputs)
-        changes_of_the_table()[change](model)
-        after = positions_of(model, inputs)
-        fresh = copy.deepcopy(model)
-        assert len(fresh.charm.embeddings.position_cache) == 0
-        assert torch.equal(after, positions_of(fresh, inputs))
-        assert after.dtype != before.dtype or not torch.equal(after, before)
-
-
-def test_the_cache_is_not_used_in_training() -> None:
-    model = tiny_model().train()
-    model(**tiny_processor(model)(some_photos()))
-    assert len(model.charm.embeddings.position_cache) == 0
 
 
 # --- Heads and losses ------------------------------------------------------------------------------------------------

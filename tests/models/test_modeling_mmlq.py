@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForImageClassification, BertModel, CLIPConfig, CLIPModel, CLIPVisionModel
 
 from charm_hf import CharmForAestheticScoring, MmlqConfig, MmlqForAestheticScoring
-from charm_hf.models.interaction_mmlq import folded_attention
+from charm_hf.models.interaction_mmlq import MmlqAttention
 from charm_hf.models.modeling_mmlq import MmlqModel, drop_comments
 
 
@@ -189,15 +189,21 @@ def test_the_encoders_attention_implementation_does_not_change_the_score(tmp_pat
 @pytest.mark.parametrize("masked", [False, True])
 def test_folded_attention_is_attention(masked):
     torch.manual_seed(0)
-    key, value = torch.nn.Linear(10, 12), torch.nn.Linear(10, 12)
-    query, features = torch.randn(3, 4, 2, 3), torch.randn(3, 7, 10)
-    mask = torch.rand(3, 7) < 0.6 if masked else None
-    projected = [layer(features).unflatten(-1, (4, 3)).transpose(1, 2) for layer in (key, value)]
-    shown = None if mask is None else mask[:, None, None]
-    expected = torch.nn.functional.scaled_dot_product_attention(query, *projected, attn_mask=shown, scale=1.0)
-    found, weights = folded_attention(query, features, key, value, mask)
+    attention = MmlqAttention(tiny_model().config, feature_size=10)
+    queries, features = torch.randn(3, 2, 32), torch.randn(3, 7, 10)
+    mask = torch.tensor([[1] * 7, [1, 0, 1, 1, 0, 1, 0], [0] * 6 + [1]]).bool() if masked else None
+    found, weights = attention(queries, features, mask)
+    for layer in (attention.k_proj, attention.v_proj):
+        layer.register_forward_hook(lambda *_: None)  # its weight alone is not all that it computes
+    expected, expected_weights = attention(queries, features, mask)
     assert torch.allclose(found, expected, atol=1e-6)
-    assert torch.allclose(weights.sum(-1), torch.ones(3, 4, 2))
+    assert torch.allclose(weights, expected_weights, atol=1e-6)
+    assert torch.allclose(weights.sum(-1), torch.ones(weights.shape[:-1]))
+    pairs = ((attention.q_proj, queries), (attention.k_proj, features), (attention.v_proj, features))
+    heads = [layer(states).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2) for layer, states in pairs]
+    shown = None if mask is None else mask[:, None, None]
+    torchs = torch.nn.functional.scaled_dot_product_attention(*heads, attn_mask=shown)
+    assert torch.allclose(found, attention.out_proj(torchs.transpose(1, 2).flatten(2)), atol=1e-6)
 
 
 # The parts that can be replaced.

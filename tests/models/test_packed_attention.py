@@ -13,12 +13,7 @@ from support import BACKBONES, photo_path, tiny_model, tiny_processor
 from transformers import AttentionInterface
 
 from charm_hf import CharmForAestheticScoring, CharmModel
-from charm_hf.models.packed_attention_charm import PACKED_SDPA, can_pack
-
-
-@pytest.fixture(autouse=True)
-def packing_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(CharmModel, "_packs_on_cpu", True)
+from charm_hf.models.packed_attention_charm import PACKED_SDPA, attend_nested, packed_sdpa_forward
 
 
 CALLS: list[dict[str, Any]] = []
@@ -112,20 +107,33 @@ def test_gradients_of_a_packed_batch_equal_those_of_a_padded_one(checkpointing: 
         assert torch.allclose(gradients[1][name], gradient, atol=1e-5), name
 
 
-def test_only_attentions_that_are_told_of_bounds_get_packed_batches() -> None:
-    assert all(map(can_pack, (PACKED_SDPA, "flash_attention_2", "kernels-community/flash-attn2")))
-    assert not any(map(can_pack, ("sdpa", "eager", "flex_attention")))
-
-
-def test_a_cpu_encodes_lengths_apart_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(CharmModel, "_packs_on_cpu", False)
+def test_a_batch_is_packed_by_default_on_a_cpu_and_padded_under_other_attentions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = tiny_model("dinov2")
+    inputs = tiny_processor(model)([photo_path(name) for name in PHOTOS])
+    expected = model(**inputs).scores
+    monkeypatch.setattr(CharmModel, "_encode_padded", None)
+    assert torch.equal(model(**inputs).scores, expected)
+    monkeypatch.undo()
     monkeypatch.setattr(CharmModel, "_encode_packed", None)
-    padded_and_packed("dinov2", PACKED_SDPA)
+    for implementation in ("sdpa", "eager"):
+        model.set_attn_implementation(implementation)
+        assert torch.allclose(model(**inputs).scores, expected, atol=1e-5)
+
+
+def test_nested_tensors_which_other_devices_use_give_the_same() -> None:
+    bounds = torch.tensor([0, 3, 10, 11], dtype=torch.int32)
+    query, key, value = torch.randn(3, 1, 2, 11, 4, generator=torch.Generator().manual_seed(0))
+    arguments = {"scaling": 0.5, "cu_seq_lens_q": bounds, "max_length_q": 7}
+    module = torch.nn.Identity()
+    one_by_one, _ = packed_sdpa_forward(module, query, key, value, None, **arguments)
+    nested = attend_nested(query, key, value, bounds, 7, dropout=0.0, scaling=0.5)
+    assert torch.allclose(nested, one_by_one, atol=1e-6)
 
 
 def test_stochastic_depth_keeps_a_batch_padded_since_it_drops_whole_photos(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model("dinov2")
-    model.set_attn_implementation(PACKED_SDPA)
     inputs = tiny_processor(model)([photo_path(name) for name in PHOTOS])
     packed = []
     encode = model.charm._encode_packed
