@@ -269,6 +269,8 @@ class CardMixin:
 class CheckpointMixin(CardMixin):
     """Loading that makes up no weights, sharding by modules that are there, and pushing with a complete card."""
 
+    _no_split_modules: Any
+
     def post_init(self) -> None:
         """Finish the construction of the model."""
         super().post_init()  # type: ignore[misc]

@@ -14,6 +14,7 @@ from transformers import pipeline
 
 
 CODE = {
+    "backbones_charm.py",
     "checkpoint_charm.py",
     "configuration_charm.py",
     "image_loading_charm.py",
@@ -23,6 +24,7 @@ CODE = {
     "patch_selection_charm.py",
     "pipeline_image_aesthetics.py",
     "plan_charm.py",
+    "positions_charm.py",
     "presets_charm.py",
     "scores_charm.py",
     "token_cutting_charm.py",
