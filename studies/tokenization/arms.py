@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from charm_hf import CharmImageProcessor
+from charm_hf.models.plan_charm import PhotoPlan, ScalePlan
 from charm_hf.training.inputs import pad_to_square, square_crop, squash
 
 
@@ -42,6 +43,7 @@ class Tokenization:
         is_random: whether another draw gives other tokens.
         is_native: no limit to the number of tokens.
         parameters: of the processor.
+        plan: in the place of the processor's own: (height, width, patch_size, max_num_patches).
     """
 
     name: str
@@ -50,6 +52,7 @@ class Tokenization:
     is_random: bool = False
     is_native: bool = False
     parameters: dict[str, Any] = field(default_factory=dict)
+    plan: Callable[[int, int, int, int], PhotoPlan] | None = None
 
     def __call__(
         self,
@@ -80,19 +83,50 @@ class Tokenization:
             patch_size=patch_size,
             num_scales=self.num_scales,
             max_num_patches=length,
-            overflow="resize",
             do_rescale=False,
             do_normalize=False,
             seed=seed,
-            **self.parameters,
+            **{"overflow": "resize", **self.parameters},
         )
+        plans = None
+        if self.plan is not None:
+            plans = [self.plan(image.height, image.width, patch_size, max_num_patches)]
         maps = saliency if self.parameters.get("patch_selection") == "saliency" else None
-        tokens = {name: value[0] for name, value in processor(image, saliency_maps=maps).items()}
+        tokens = {name: value[0] for name, value in processor(image, saliency_maps=maps, plans=plans).items()}
         values = tokens["pixel_values"]
         if pixels.ndim == 2:
             values = values[:, : patch_size**2]
         del tokens["pixel_attention_mask"]
         return {**tokens, "pixel_values": values.round().clamp(0, 255).to(torch.uint8)}
+
+
+def plan_large_regions(height: int, width: int, patch_size: int, max_num_patches: int) -> PhotoPlan:
+    """The other natural way to coarsen a background: regions as large as it takes, each native or one token.
+
+    Regions have k patches to a side, with the smallest k >= 2 whose plan fits; a chosen one gives its k² native
+    tokens, any other is shrunk to a single one. The share of native tokens is that of the published rule.
+    """
+    for per_side in range(2, 64):
+        side = per_side * patch_size
+        rows, columns = (max(1, round(edge / side)) for edge in (height, width))
+        chosen = max(1, min(512, max_num_patches) // 2 // per_side**2)
+        num_tokens = rows * columns - chosen + chosen * per_side**2
+        if chosen < rows * columns and num_tokens <= max_num_patches:
+            return PhotoPlan(
+                source=(height, width),
+                resized=(height, width),
+                crop=(0, 0),
+                height=rows * side,
+                width=columns * side,
+                thumbnail=None,
+                patch_size=patch_size,
+                scales=(
+                    ScalePlan(side, patch_size, rows * columns - chosen, (rows, columns)),
+                    ScalePlan(side, side, chosen, (rows * per_side, columns * per_side)),
+                ),
+                num_tokens=num_tokens,
+            )
+    raise ValueError(f"No regions of {height}×{width} pixels fit {max_num_patches} tokens.")
 
 
 def _charm(name: str, selection: str, num_scales: int = 2) -> Tokenization:
@@ -116,6 +150,11 @@ TOKENIZATIONS = {
         _charm("charm-random", "random"),
         _charm("charm-3-frequency", "frequency", num_scales=3),
         _charm("charm-3-random", "random", num_scales=3),
+        *(
+            Tokenization(f"charm-{overflow}", 2, is_random=overflow == "drop", parameters={"overflow": overflow})
+            for overflow in ("keep", "drop", "coarsen")
+        ),
+        Tokenization("charm-large-regions", 2, plan=plan_large_regions),
     )
 }
 
@@ -148,3 +187,18 @@ ARMS = {
         Arm("charm-3-recipe", "charm-3-random", "charm-3-frequency", "the same with three scales"),
     )
 }
+
+# What becomes of photos of many megapixels, whose tokens exceed the limit; all choose regions by frequency.
+OVERFLOW_ARMS = {
+    arm.name: arm
+    for arm in (
+        Arm("charm-keep", "charm-keep", "charm-keep", "keep every token (no limit)"),
+        Arm("charm-coarsen", "charm-coarsen", "charm-coarsen", "coarsen: small native regions, the whole photo small"),
+        Arm("charm-large-regions", "charm-large-regions", "charm-large-regions", "coarsen: few large native regions"),
+        Arm("charm-frequency", "charm-frequency", "charm-frequency", "resize, then Charm"),
+        Arm("charm-drop", "charm-drop", "charm-keep", "drop in training, keep in evaluation"),
+        Arm("kept-aspect", "kept-aspect", "kept-aspect", "resize at kept aspect ratio (NaFlex-like)"),
+        Arm("squash", "squash", "squash", "resize, squashed to a square"),
+    )
+}
+ARMS_OF_STUDY = {"planted": ARMS, "sizes": OVERFLOW_ARMS}

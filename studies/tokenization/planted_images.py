@@ -77,17 +77,20 @@ def background_photos() -> tuple[np.ndarray, ...]:
     return tuple(np.asarray(Image.open(path).convert("L"), dtype=np.float32) for path in paths)
 
 
-def make_planted_image(seed: int, index: int, scale: float = 1.0) -> PlantedImage:
+def make_planted_image(
+    seed: int, index: int, scale: float = 1.0, areas: tuple[int, int] = (MIN_AREA, MAX_AREA)
+) -> PlantedImage:
     """Make image `index` of the set `seed`; equal arguments give equal images.
 
     Args:
         seed, index: which image.
         scale: of both sides; 1 gives sides of 400 to 1500 pixels. Smaller images are for tests.
+        areas: smallest and largest number of pixels.
     """
     rng = np.random.default_rng([seed, index])
     factors = {name: float(rng.uniform()) for name in FACTORS}
     factors["all"] = float(np.mean([factors[name] for name in FACTORS]))
-    height, width = _size(factors["aspect"], rng, scale)
+    height, width = _size(factors["aspect"], rng, scale, areas)
     canvas = _background(height, width, rng)
     for _ in range(rng.integers(2, 5)):
         _add_coarse_grating(canvas, rng)
@@ -102,9 +105,9 @@ def make_planted_image(seed: int, index: int, scale: float = 1.0) -> PlantedImag
     return PlantedImage(pixels.round().astype(np.uint8), saliency, factors)
 
 
-def _size(aspect: float, rng: np.random.Generator, scale: float) -> tuple[int, int]:
+def _size(aspect: float, rng: np.random.Generator, scale: float, areas: tuple[int, int]) -> tuple[int, int]:
     ratio = MAX_ASPECT ** (2 * aspect - 1)
-    area = rng.uniform(MIN_AREA, MAX_AREA) * scale**2
+    area = rng.uniform(*areas) * scale**2
     return round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
 
 

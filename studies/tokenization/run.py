@@ -3,6 +3,7 @@
     python -m studies.tokenization.run --workers 2                            # all that needs no data
     python -m studies.tokenization.run --workers 2 --data-dir PATH_TO_OASIS   # and the study on real ratings
     python -m studies.tokenization.run --workers 2 --size full                # the published form
+    python -m studies.tokenization.run --workers 2 --size large               # photos of 0.3 to 6 megapixels
 
 Each run leaves a JSON file in `--work-dir`; started again, the command goes on with what is missing. `--data-dir`
 holds `images/` and `ratings.csv` (columns `image`, `category`, `mean`). `report.py` turns the results into
@@ -29,9 +30,9 @@ import torch
 from charm_hf.files import replaced_file, write_json
 from studies.oasis.photos import OasisData
 from studies.results import write_rows
-from studies.tokenization.arms import ARMS
+from studies.tokenization.arms import ARMS, ARMS_OF_STUDY, OVERFLOW_ARMS
 from studies.tokenization.faults import FAULTS
-from studies.tokenization.planted_images import QUESTIONS, make_planted_image
+from studies.tokenization.planted_images import MAX_AREA, MIN_AREA, QUESTIONS, make_planted_image
 from studies.tokenization.token_cache import TokenCache, ensure_cache, flip_tokens, load_cache
 from studies.tokenization.training import Part, Recipe, gmacs, predict, run, stack_targets
 
@@ -58,6 +59,8 @@ class Size:
         pool, validation, test: images that are trained on or validated on (another split for each seed), how many of
             them for validation, and the test images, the same for every seed.
         scale: of the sides of the planted images.
+        areas: smallest and largest number of their pixels.
+        arms: which of `ARMS_OF_STUDY` are compared on them.
         draws: of each training image for random tokenizations.
         view_images, views: test images, and draws of each, for the selection study.
         seeds: 0 … seeds - 1.
@@ -72,6 +75,8 @@ class Size:
     validation: int = 100
     test: int = 200
     scale: float = 1.0
+    areas: tuple[int, int] = (MIN_AREA, MAX_AREA)
+    arms: str = "planted"
     draws: int = 2
     view_images: int = 64
     views: int = 16
@@ -101,6 +106,17 @@ SIZES = {
         pool=2_600,
         validation=200,
         test=400,
+    ),
+    # Photos of 0.3 to 6 megapixels: what is to become of tokens that exceed the limit.
+    "large": Size(
+        recipe=Recipe(updates=400),
+        oasis_recipe=Recipe(patch_size=40, max_num_patches=56),
+        pool=360,
+        validation=60,
+        test=140,
+        areas=(300_000, 6_000_000),
+        arms="sizes",
+        seeds=3,
     ),
 }
 
@@ -134,7 +150,9 @@ def list_jobs(studies: Sequence[str], size: Size) -> list[Job]:
     for seed in range(size.seeds):
         if "planted" in studies:
             jobs |= {
-                Job("planted", arm, seed, asked): None for arm in ARMS for asked in (QUESTIONS if apart else ("",))
+                Job("planted", arm, seed, asked): None
+                for arm in ARMS_OF_STUDY[size.arms]
+                for asked in (QUESTIONS if apart else ("",))
             }
         if "selection" in studies:
             jobs |= {Job("planted", DRAWN_ARM, seed, "all" if apart else ""): None}
@@ -148,11 +166,12 @@ def list_jobs(studies: Sequence[str], size: Size) -> list[Job]:
     return list(jobs)
 
 
-def list_tokenizations(studies: Sequence[str]) -> list[str]:
+def list_tokenizations(studies: Sequence[str], size: Size) -> list[str]:
     """Tokenizations of the planted images that the runs read."""
-    arms = set(ARMS) if "planted" in studies else {DRAWN_ARM} if "selection" in studies else set()
+    found = ARMS_OF_STUDY[size.arms]
+    arms = set(found) if "planted" in studies else {DRAWN_ARM} if "selection" in studies else set()
     arms |= {FAULTY_ARM} if "faults" in studies else set()
-    return sorted({name for arm in arms for name in (ARMS[arm].train, ARMS[arm].evaluate)})
+    return sorted({name for arm in arms for name in (found[arm].train, found[arm].evaluate)})
 
 
 @dataclass(frozen=True)
@@ -199,7 +218,7 @@ class Study:
 
 @lru_cache(maxsize=1)
 def _planted(size: Size, first: int, end: int) -> tuple[list[tuple[np.ndarray, np.ndarray | None]], np.ndarray]:
-    images = [make_planted_image(size.image_seed, index, size.scale) for index in range(first, end)]
+    images = [make_planted_image(size.image_seed, index, size.scale, size.areas) for index in range(first, end)]
     return [(image.pixels, image.saliency) for image in images], stack_targets(
         [image.factors for image in images], QUESTIONS
     )
@@ -230,7 +249,7 @@ def run_job(job: Job, study: Study) -> str:
 
 
 def _run_planted(job: Job, study: Study) -> dict[str, Any]:
-    arm = ARMS[FAULTY_ARM if job.study == "faults" else job.arm]
+    arm = ARMS_OF_STUDY[study.size.arms][FAULTY_ARM if job.study == "faults" else job.arm]
     fault = job.arm if job.study == "faults" else "ours"
     train, evaluate = load_cache(study.tokens(arm.train)), load_cache(study.tokens(arm.evaluate))
     views = load_cache(study.views()) if job.arm == DRAWN_ARM and "all" in job.questions else None
@@ -343,7 +362,7 @@ def _view_rows(results: list[dict[str, Any]]) -> Iterator[Sequence[Any]]:
 
 
 def _cost_rows(results: list[dict[str, Any]]) -> Iterator[Sequence[Any]]:
-    for arm in ARMS:
+    for arm in dict.fromkeys([*ARMS, *OVERFLOW_ARMS]):
         found = [result for result in results if result["arm"] == arm]
         if found:
             names = ("tokens", "gmacs", "tokenize_ms", "score_ms", "seconds")
@@ -399,14 +418,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="cpu", help="to train on")
     parser.add_argument("--workers", type=int, default=1, help="processes, each with one thread")
     args = parser.parse_args(argv)
-    studies = args.studies or [name for name in STUDIES if name != "oasis" or args.data_dir]
+    all_studies = STUDIES if SIZES[args.size].arms == "planted" else ("planted",)
+    studies = args.studies or [name for name in all_studies if name != "oasis" or args.data_dir]
     if "oasis" in studies and args.data_dir is None:
         parser.error("the study on real ratings needs --data-dir")
     size = SIZES[args.size] if args.seeds is None else replace(SIZES[args.size], seeds=args.seeds)
     study = Study(size, args.work_dir / args.size, args.data_dir, args.device)
     claim_work_dir(study)
     # The tokens first: their makers hold all images in memory and are gone before the runs begin.
-    do_all(make_tokens, list_tokenizations(studies), study, args.workers)
+    do_all(make_tokens, list_tokenizations(studies, size), study, args.workers)
     do_all(run_job, list_jobs(studies, size), study, args.workers)
     collect(study.work_dir, args.output_dir or study.work_dir / "tables")
 
