@@ -115,7 +115,7 @@ class TeacherMaps:
         for photo in tqdm(photos, "Directions"):
             for own, features in zip(cells, self._maps(teachers, self._read(photo)), strict=True):
                 own.append(features.flatten(0, 1)[:: max(1, features.shape[0] * features.shape[1] // 50)])
-        basis = {}
+        basis: dict[str, np.ndarray] = {}
         for i, own in enumerate(cells):
             features = torch.cat(own)
             mean = features.mean(0)
