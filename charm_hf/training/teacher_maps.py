@@ -8,6 +8,7 @@ import inspect
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -115,7 +116,7 @@ class TeacherMaps:
         for photo in tqdm(photos, "Directions"):
             for own, features in zip(cells, self._maps(teachers, self._read(photo)), strict=True):
                 own.append(features.flatten(0, 1)[:: max(1, features.shape[0] * features.shape[1] // 50)])
-        basis: dict[str, np.ndarray] = {}
+        basis: dict[str, Any] = {}
         for i, own in enumerate(cells):
             features = torch.cat(own)
             mean = features.mean(0)
