@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 
 import pytest
 from headless_chromium import open_chromium
@@ -296,6 +297,53 @@ def test_a_narrow_window_folds_the_filters_away(open_page, small_report):
     page.click("#side > summary")
     assert page.locator("#folder").is_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    assert not page.locator(".card").first.is_visible()  # the filters have the window, and none of them is cut
+    page.locator("#size").scroll_into_view_if_needed()
+    box = page.locator("#size").bounding_box()
+    assert 0 <= box["y"] <= 800 - box["height"]
+    page.click("#side-close")
+    assert page.locator(".card").first.is_visible()
+    assert not page.locator("#folder").is_visible()
+
+
+def test_failures_are_reached_by_a_link(open_page, small_report):
+    page = open_page(small_report)
+
+    page.click("#status a")
+
+    assert page.locator("#error-rows td").first.is_visible()
+    assert page.evaluate("document.activeElement.id") == "errors-summary"
+
+
+def test_bars_and_spread_have_a_legend(open_page, small_report, tmp_path):
+    page = open_page(small_report)
+    assert page.locator("#histogram + .legend").text_content() == "Photos: shown filtered out"
+    assert page.locator("#spread-legend").is_visible()
+    page.locator(".card").first.click()
+    assert page.locator("#viewer-ratings .legend").is_visible()
+
+    plain = open_page(write_report([{"path": "a.jpg", "score": 1.0}], tmp_path / "r.html").path)
+    assert not plain.locator("#spread-legend").is_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_shown_photo_is_printed_on_pages_that_are_not_blank(open_page, small_report, scheme):
+    page = open_page(small_report, color_scheme=scheme)
+    page.select_option("#folder", "red")
+
+    pages = re.findall(rb"/Type\s*/Page\b", page.pdf(format="A4"))
+    assert len(pages) == 1
+    page.emulate_media(media="print")
+    page.evaluate("fillPrint()")
+
+    assert not page.locator("#app").is_visible()
+    assert page.locator("#print figure span").all_text_contents()[:2] == ["23.jpg", "21.jpg"]
+    assert page.locator("#print figure").count() == 12
+    assert page.locator("#print li").count() == 2
+    assert page.evaluate("getComputedStyle(document.querySelector('#print')).color") == "rgb(29, 29, 27)"
+    assert page.evaluate("[...document.querySelectorAll('#print img')].every((image) => image.naturalWidth > 0)")
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.locator("#print figure").count() == 0
 
 
 def test_ten_thousand_photos_scroll_with_a_few_hundred_elements(open_page, tmp_path):

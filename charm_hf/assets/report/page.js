@@ -66,8 +66,7 @@ function update(keep = false) {
   sheet.show(shown, keep);
   anchor = 0;
   const filtered = shown.length !== photos.length;
-  const failed = report.errors.length ? ` · ${count(report.errors.length)} failed` : "";
-  byId("status").textContent = (filtered ? `${count(shown.length)} of ` : "") + `${count(photos.length)} photos${failed}`;
+  byId("counts").textContent = (filtered ? `${count(shown.length)} of ` : "") + `${count(photos.length)} photos`;
   byId("empty").hidden = shown.length > 0;
   drawHistogram();
   drawStrips();
@@ -268,7 +267,7 @@ function showViewed(photo) {
   if (photo.tokens !== null) addFact(facts, "Tokens", count(photo.tokens));
   for (const [name, value] of Object.entries(photo.extra ?? {})) addFact(facts, name, String(value));
   const svg = byId("viewer-distribution");
-  svg.toggleAttribute("hidden", !photo.distribution);
+  byId("viewer-ratings").hidden = !photo.distribution;
   svg.replaceChildren();
   if (photo.distribution) {
     svg.setAttribute("viewBox", `0 0 ${photo.distribution.length * 10} 100`);
@@ -315,6 +314,42 @@ function drawErrors(from = 0) {
     byId("error-rows").append(row);
   }
   byId("more-errors").hidden = from + ERRORS_AT_ONCE >= number;
+}
+
+function linkErrors() {
+  if (!report.errors.length) return;
+  const link = element("a", "", `${count(report.errors.length)} failed`);
+  link.href = "#errors";
+  link.addEventListener("click", showErrors);
+  byId("failed").append(" · ", link);
+}
+
+function showErrors(event) {
+  event.preventDefault();
+  byId("errors").open = true;
+  if (narrow.matches) byId("side").open = false;
+  byId("errors").scrollIntoView();
+  byId("errors-summary").focus();
+}
+
+/* ---------- print ---------- */
+
+/** Everything that is shown, in one flow: of the contact sheet only the rows near the window exist. */
+function fillPrint() {
+  const sheets = element("div", "print-sheet");
+  for (const index of shown) {
+    const { score, spread } = describe(photos[index]);
+    const card = element("figure");
+    const caption = element("figcaption");
+    caption.append(element("b", "", score), ` ${spread} `, element("span", "", photos[index].name));
+    card.append(picture(photos[index], thumbnail(photos[index]), "eager"), caption);
+    sheets.append(card);
+  }
+  const failures = element("ul");
+  for (const [path, reason] of report.errors) failures.append(element("li", "", `${path}: ${reason}`));
+  const heading = report.errors.length ? [element("h2", "", byId("errors-summary").textContent), failures] : [];
+  byId("print").replaceChildren(element("h1", "", document.title), element("p", "", byId("counts").textContent), sheets, ...heading);
+  return Promise.all([...sheets.querySelectorAll("img")].map((image) => image.decode().catch(() => undefined)));
 }
 
 /* ---------- theme ---------- */
@@ -368,6 +403,7 @@ function listenToFilters() {
   onInput("high", (input) => setScores(filters.low, input.value === "" ? Infinity : Number(input.value)), "change");
   onInput("size", (input) => sheet.resize(Number(input.value)));
   onClick("reset", resetFilters);
+  onClick("side-close", () => (byId("side").open = false));
   onClick("empty-reset", resetFilters);
 }
 
@@ -387,6 +423,9 @@ function listenToChoice() {
     const rows = report.errors.map(([path, error]) => ({ path, error }));
     download("failed.csv", "text/csv", toCsv(rows, ["path", "error"]));
   });
+  onClick("print-shown", () => fillPrint().then(() => window.print()));
+  addEventListener("beforeprint", fillPrint);
+  addEventListener("afterprint", () => byId("print").replaceChildren());
   onClick("more-errors", () => drawErrors(byId("error-rows").childElementCount));
 }
 
@@ -444,8 +483,10 @@ function start() {
   onClick("skip", () => sheet.moveTo(sheet.active));
   prefersDark.addEventListener("change", showTheme);
   fillFolders();
+  byId("spread-legend").hidden = photos.every((photo) => photo.std === null);
   drawFacts();
   drawErrors();
+  linkErrors();
   showTheme();
   showScores();
   choiceChanged();

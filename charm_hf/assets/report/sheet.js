@@ -15,7 +15,7 @@ function element(tag, className, text) {
 }
 
 /** The picture of a photo, or a sentence where there is none. */
-function picture(photo, source) {
+function picture(photo, source, loading = "lazy") {
   const mat = element("div", "mat");
   if (!source) {
     mat.append(element("span", "missing", photo.note || "No preview"));
@@ -24,7 +24,7 @@ function picture(photo, source) {
   const image = element("img");
   image.alt = "";
   image.decoding = "async";
-  image.loading = "lazy";
+  image.loading = loading;
   image.draggable = false;
   image.src = source;
   image.addEventListener("error", () => mat.replaceChildren(element("span", "missing", "No preview")), { once: true });
