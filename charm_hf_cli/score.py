@@ -118,7 +118,9 @@ def score(
             token_budget=token_budget,
             batch_size=batch_size,
             num_views=num_views,
-            processor=given(patch_selection=patch_selection, seed=seed, reduced_decoding=reduced_decoding or None),
+            processor_parameters=given(
+                patch_selection=patch_selection, seed=seed, reduced_decoding=reduced_decoding or None
+            ),
             num_workers=num_workers,
         )
         ranks = scoring.Ranks()

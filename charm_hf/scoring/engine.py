@@ -37,7 +37,8 @@ class ScoringOptions:
         token_budget: most tokens in a batch, padding included; 8,192 on a CPU and 65,536 on a GPU if not given.
         batch_size: most images in a batch; no limit if not given.
         num_views: score this many random selections of an image's high-resolution regions and average.
-        processor: other parameters of the image processor, such as `patch_selection`, `seed` and `reduced_decoding`.
+        processor_parameters: other parameters of the image processor, such as `patch_selection`, `seed` and
+            `reduced_decoding`.
         num_workers: processes that decode and tokenize; 0 does it in this process, `None` decides by the number of
             images and cores.
     """
@@ -45,7 +46,7 @@ class ScoringOptions:
     token_budget: int | None = None
     batch_size: int | None = None
     num_views: int = 1
-    processor: dict[str, Any] = field(default_factory=dict)
+    processor_parameters: dict[str, Any] = field(default_factory=dict)
     num_workers: int | None = 0
 
     def __post_init__(self) -> None:
@@ -82,17 +83,17 @@ class Scorer:
         self.num_workers = self.options.num_workers or 0
         if comments is not None and not reads_comments(processor):
             raise ValueError("This checkpoint sees the photo only and reads no comments.")
-        processor.num_tokens(64, 64, **self.options.processor)  # raises for parameters out of range
+        processor.plan(64, 64, **self.options.processor_parameters)  # raises for parameters out of range
 
     def identity(self) -> dict[str, Any]:
         """Everything besides the images that decides what a table holds, by topic, as JSON."""
         options = asdict(self.options)
-        processor = options.pop("processor")
+        parameters = options.pop("processor_parameters")
         options.pop("num_workers")
         device = self.model.device
         return {
             "model": {"weights": digest_weights(self.model), "config": _essential(self.model.config.to_dict())},
-            "preprocessing": _essential({**self.processor.to_dict(), **processor}),
+            "preprocessing": _essential({**self.processor.to_dict(), **parameters}),
             "comments": None if self.comments is None else self.comments.digest(),
             "options": {**options, "token_budget": self.token_budget, "chunk": [CHUNK_IMAGES, CHUNK_BYTES]},
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
@@ -139,7 +140,7 @@ class Scorer:
 
         device = self.model.device.type
         tokenizer = BatchTokenizer(
-            self.processor, self.options.processor, self.options.num_views, as_numpy=device == "cpu"
+            self.processor, self.options.processor_parameters, self.options.num_views, as_numpy=device == "cpu"
         )
         for batch in tokenize_batches(
             tokenizer, planned(), self.num_workers, pin_memory=device == "cuda", stopping=stopping
@@ -172,11 +173,11 @@ class Scorer:
     def _measure(self, item: Item) -> Measured:
         if self.comments is not None:
             item = replace(item, comments=self.comments.of(item))
-        return measure(item, self.processor, self.options.processor)
+        return measure(item, self.processor, self.options.processor_parameters)
 
     def _plan(self, measured: list[Measured]) -> list[list[int]]:
-        readable = [place for place, entry in enumerate(measured) if entry.tokens is not None]
-        lengths = [(measured[place].tokens or 0) for place in readable]
+        readable = [place for place, entry in enumerate(measured) if entry.error is None]
+        lengths = [measured[place].plan.num_tokens for place in readable]
         budget = max(1, self.token_budget // self.options.num_views)
         batches = plan_batches(lengths, budget, self.options.batch_size)
         return [[readable[index] for index in batch] for batch in batches]

@@ -11,7 +11,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from ..models.image_loading_charm import array_to_tensor, image_size
+from ..models.image_loading_charm import array_to_tensor, image_size, load_image
 from .items import Item
 from .rows import ScoreRow, describe_error
 
@@ -21,13 +21,22 @@ Tokens = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Measured:
-    """An item whose header was read: width and height in pixels and the length of its token sequence, or an error."""
+    """An item whose header was read: its width and height in pixels and its plan, or an error.
+
+    The plan is the processor's: how a photo of this size is cut into `num_tokens` tokens. It is made once, decides
+    which photos share a batch, and is what the photo is tokenized by.
+    """
 
     item: Item
     width: int | None = None
     height: int | None = None
-    tokens: int | None = None
+    plan: Any = None
     error: str | None = None
+
+    @property
+    def tokens(self) -> int | None:
+        """Length of the token sequence."""
+        return None if self.plan is None else self.plan.num_tokens
 
     def to_row(self) -> ScoreRow:
         """Row without a score."""
@@ -57,7 +66,7 @@ class TokenBatch(NamedTuple):
 
 
 def measure(item: Item, processor: Any, parameters: dict[str, Any]) -> Measured:
-    """Read the size of an image from its header and count its tokens, without decoding pixels."""
+    """Read the size of an image from its header and plan its tokens, without decoding pixels."""
     if item.error is not None:
         return Measured(item, error=item.error)
     try:
@@ -66,7 +75,7 @@ def measure(item: Item, processor: Any, parameters: dict[str, Any]) -> Measured:
             height, width = array_to_tensor(image, item.path).shape[1:]
         else:
             width, height = image_size(image, name=repr(item.path))
-        return Measured(item, width, height, processor.num_tokens(height, width, **parameters))
+        return Measured(item, width, height, processor.plan(height, width, **parameters))
     except (ValueError, FileNotFoundError, PermissionError, IsADirectoryError) as error:
         return Measured(item, error=describe_error(error))
     except Exception as error:  # whatever a hostile file provokes belongs into its row
@@ -97,7 +106,7 @@ class BatchTokenizer(Dataset):
         results: list[tuple[int, list[Tokens] | None, str | None]] = []
         for place, measured in batch:
             try:
-                results.append((place, self._views(measured.item), None))
+                results.append((place, self._views(measured), None))
             except Exception as error:  # one broken image must not cost the others theirs
                 results.append((place, None, describe_error(error)))
         return results
@@ -116,17 +125,20 @@ class BatchTokenizer(Dataset):
             inputs = {name: value.numpy() for name, value in inputs.items()}
         return TokenBatch(places, inputs, errors)
 
-    def _views(self, item: Item) -> list[Tokens]:
-        image = item.read()
-        if self.num_views == 1:
-            return [self._tokenize(image, item, self.parameters)]
-        # As the pipeline does: view i uses seed + i.
-        seed = self.parameters.get("seed", self.processor.seed) or 0
-        drawn = {"stochastic_selection": True, **self.parameters}
-        return [self._tokenize(image, item, {**drawn, "seed": seed + view}) for view in range(self.num_views)]
-
-    def _tokenize(self, image: Any, item: Item, parameters: dict[str, Any]) -> Tokens:
+    def _views(self, measured: Measured) -> list[Tokens]:
+        item = measured.item
+        image, given = item.read(), {"plans": [measured.plan], **self.parameters}
         if item.comments is not None:
-            parameters = {**parameters, "comments": [item.comments]}
-        inputs = self.processor([image], return_tensors="pt", **parameters)
+            given["comments"] = [item.comments]
+        if self.num_views == 1:
+            return [self._tokenize(image, given)]
+        if not isinstance(image, (np.ndarray, torch.Tensor)):
+            image = load_image(image)  # decoded once for all views
+        # As the pipeline does: view i uses seed + i.
+        seed = given.get("seed", self.processor.seed) or 0
+        drawn = {"stochastic_selection": True, **given}
+        return [self._tokenize(image, {**drawn, "seed": seed + view}) for view in range(self.num_views)]
+
+    def _tokenize(self, image: Any, given: dict[str, Any]) -> Tokens:
+        inputs = self.processor([image], return_tensors="pt", **given)
         return {name: value[0] for name, value in inputs.items()}

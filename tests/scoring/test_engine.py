@@ -1,11 +1,13 @@
 import os
 import random
+import sys
 
 import numpy as np
 import pytest
 import torch
 
-from charm_hf.scoring import Item, Scorer, ScoringOptions, batching, load_for_scoring, score_images
+from charm_hf.models import image_processing_charm
+from charm_hf.scoring import Item, Scorer, ScoringOptions, batching, list_items, load_for_scoring, score_images
 from charm_hf.scoring.batching import chunk_items, plan_batches
 
 
@@ -74,6 +76,31 @@ def test_chunks_of_image_content_end_early_so_that_memory_is_bounded(monkeypatch
     assert [(chunk.start, chunk.end) for chunk in chunk_items(items[4:], 4)] == [(4, 8), (8, 10)]
 
 
+opened = []
+sys.addaudithook(lambda event, arguments: opened.append(arguments[0]) if event == "open" else None)
+
+
+@pytest.mark.parametrize("options", [{}, {"num_views": 3}, {"processor_parameters": {"reduced_decoding": True}}])
+def test_a_photo_is_opened_once_for_its_header_and_once_for_its_pixels(scorer_of, photos, options):
+    scorer = scorer_of(**options)
+    opened.clear()
+    rows = list(scorer.score(list_items([photos])))
+    assert len(rows) == 6
+    paths = [os.fspath(path) for path in opened if isinstance(path, (str, os.PathLike))]
+    assert [paths.count(row.path) for row in rows] == [2] * 6
+
+
+def test_a_photo_is_planned_once(scorer_of, photos, monkeypatch):
+    scorer = scorer_of()
+    planned = []
+    plan_photo = image_processing_charm.plan_photo
+    monkeypatch.setattr(
+        image_processing_charm, "plan_photo", lambda *size: (planned.append(size[:2]), plan_photo(*size))[1]
+    )
+    sizes = [(row.height, row.width) for row in scorer.score(list_items([photos]))]
+    assert sorted(planned) == sorted(sizes)
+
+
 class DeadlyProcessor:
     """A processor that takes its process down over one image, as a broken decoder or the out-of-memory killer does."""
 
@@ -83,8 +110,8 @@ class DeadlyProcessor:
         self.processor = processor
         self.deadly = deadly
 
-    def num_tokens(self, height, width, **parameters):
-        return self.processor.num_tokens(height, width, **parameters)
+    def plan(self, height, width, **parameters):
+        return self.processor.plan(height, width, **parameters)
 
     def __call__(self, images, **parameters):
         if os.fspath(images[0]).endswith(self.deadly):
@@ -134,6 +161,6 @@ def test_wrong_options_are_refused_before_the_first_image(scorer_of, checkpoint)
     with pytest.raises(ValueError, match="`batch_size` must be at least 1"):
         ScoringOptions(batch_size=0)
     with pytest.raises(ValueError, match="`patch_selection` must be one of"):
-        scorer_of(processor={"patch_selection": "beauty"})
+        scorer_of(processor_parameters={"patch_selection": "beauty"})
     with pytest.raises(ValueError, match="needs its `processor`"):
         score_images([], model=load_for_scoring(str(checkpoint))[0])

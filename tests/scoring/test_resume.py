@@ -243,7 +243,7 @@ def test_another_model_preprocessing_or_folder_is_refused_unless_restarted(
     output = tmp_path / "scores.csv"
     interrupted(score, output, monkeypatch)
     with pytest.raises(JobMismatchError, match="this changed: preprocessing.*--restart"):
-        score(output, engine.ScoringOptions(processor={"patch_selection": "entropy"}))
+        score(output, engine.ScoringOptions(processor_parameters={"patch_selection": "entropy"}))
     with pytest.raises(JobMismatchError, match="this changed: options"):
         score(output, engine.ScoringOptions(num_views=2))
     with pytest.raises(JobMismatchError, match="this changed: images"):

@@ -1,11 +1,16 @@
 import csv
 import json
+import shutil
 import subprocess
 import sys
 
 import pyarrow.parquet as pq
 import pytest
 from transformers import pipeline
+
+from charm_hf import CharmImageProcessor
+from charm_hf.look import demo
+from charm_hf.scoring import CharmScorer, score_images
 
 
 def test_a_folder_becomes_a_table_in_the_order_of_its_names(score_photos, photos):
@@ -25,6 +30,22 @@ def test_scores_are_those_of_the_pipeline(score_photos, photos, checkpoint):
     for row, result in zip(rows, expected, strict=True):
         for name in ("score", "normalized_score", "std"):
             assert float(row[name]) == pytest.approx(result[name], abs=2e-5)
+
+
+def test_a_large_photo_has_the_same_score_from_every_entrance(score_photos, checkpoint, write_photo, tmp_path):
+    path = write_photo(tmp_path / "large.jpg", 1500, 1100)
+    shrinking = shutil.copytree(checkpoint, tmp_path / "shrinking")
+    CharmImageProcessor(patch_size=16, max_num_patches=64, overflow="resize").save_pretrained(shrinking)
+    aesthetics = pipeline("image-aesthetics", model=str(shrinking))
+    expected = aesthetics(str(path))["normalized_score"]
+    (printed,) = score_photos(path, "--model", shrinking)[1]
+    (row,) = score_images(path, str(shrinking))
+    column = CharmScorer(str(shrinking), device="cpu")({"image": [path.read_bytes()]})
+    (shown,) = demo.score_photos([str(path)], aesthetics)
+    scores = [float(printed["normalized_score"]), row.normalized_score, column["normalized_score"][0]]
+    assert [*scores, shown.result["normalized_score"]] == pytest.approx([expected] * 4, abs=1e-4)
+    _, (reduced,), _ = score_photos(path, "--model", shrinking, "--reduced-decoding")
+    assert reduced["normalized_score"] != printed["normalized_score"]
 
 
 def test_views_and_selection_are_those_of_the_pipeline(score_photos, photos, checkpoint):
