@@ -12,7 +12,7 @@ EXIT_ALL_DONE, EXIT_SOME_FAILED, EXIT_USAGE = 0, 1, 2
 
 # Names for the help texts, which cannot wait for the package to be imported; a test compares them with its own.
 DATASETS = ("aadb", "ava", "baid", "koniq10k", "para", "spaq", "tad66k")
-SELECTIONS = ("frequency", "gradient", "entropy", "random", "original")  # and saliency, which needs a map
+SELECTIONS = ("frequency", "gradient", "entropy", "random", "original", "released_frequency")  # that need no map
 THUMBNAILS = ("embed", "link", "none")
 AGAINST = ("blurred", "mean", "empty")
 METHODS = ("gradients", "occlusion")

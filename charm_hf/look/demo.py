@@ -1,131 +1,54 @@
 """A local page to drop photos on: `charm-hf demo` (needs `pip install 'charm-hf[demo]'`).
 
-Data flow: uploaded files → checked and scored, best first (`score_photos`, no Gradio in it) → gallery, table and, for
-the photo that is looked at, the picture of [`explain`]. The server is bound to this machine unless told otherwise,
-tells nobody that it runs, and its pages may load from nowhere else.
+Data flow: uploaded files → checked and scored, best first ([`score_photos`]) → gallery, table and, for the photo that
+is looked at, the picture of [`explain`]. The server is bound to this machine unless told otherwise, tells nobody that
+it runs, and its pages may load from nowhere else. Programs ask its endpoints `/score` and `/explain`.
 """
 
 from __future__ import annotations
 
+import html
 import ipaddress
 import logging
 import os
+import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from ..models.image_loading_charm import image_size, load_image
+from ..models.image_loading_charm import load_image
 from ..scoring import DEMONSTRATION_NOTICE, default_device
 from .explain import explain, see
+from .uploads import (
+    CHOICES,
+    OWN_SELECTION,
+    DemoLimits,
+    ScoredPhoto,
+    check_pixels,
+    has_charm_tokens,
+    reads_comments,
+    score_photos,
+    selection_options,
+)
 
 
 logger = logging.getLogger(__name__)
 
-OWN_SELECTION = "as in the checkpoint"
-SELECTIONS = (OWN_SELECTION, "frequency", "gradient", "entropy", "random", "original")
 DEMONSTRATION = "charm-tiny (demonstration)"
 _PREVIEW_EDGE = 480
 _KEPT_SECONDS = 3600
+_STYLE = Path(__file__).resolve().parent.parent / "assets" / "demo.css"
 
 # What a page of the demo may load: itself. Gradio's own page needs inline scripts and styles.
 _CONTENT_POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; connect-src 'self' data: blob:; "
     "base-uri 'self'; form-action 'self'; frame-ancestors 'self'; object-src 'none'"
 )
-
-
-@dataclass(frozen=True)
-class DemoLimits:
-    """How much one upload may ask for.
-
-    Attributes:
-        max_files: photos scored at once.
-        max_megabytes: size of one file; a larger one is refused while it is uploaded.
-        max_megapixels: decoded size of one photo, read from its header before anything is decoded.
-    """
-
-    max_files: int = 24
-    max_megabytes: int = 40
-    max_megapixels: int = 60
-
-
-@dataclass(frozen=True)
-class ScoredPhoto:
-    """An uploaded photo: `result` of the pipeline with `width` and `height`, or the `problem` that it has instead."""
-
-    path: str
-    result: dict[str, Any] | None = None
-    problem: str | None = None
-    width: int | None = None
-    height: int | None = None
-
-    @property
-    def name(self) -> str:
-        """Name of the file."""
-        return Path(self.path).name
-
-
-def score_photos(
-    paths: Sequence[str],
-    pipeline: Any,
-    *,
-    selection: str = OWN_SELECTION,
-    num_views: int = 1,
-    comments: Sequence[str] = (),
-    limits: DemoLimits | None = None,
-) -> list[ScoredPhoto]:
-    """Score photos one by one, best first, those with a problem last.
-
-    Args:
-        paths: image files; of a list longer than `limits.max_files` the rest is refused.
-        pipeline: an [`ImageAestheticsPipeline`].
-        selection: one of `SELECTIONS`.
-        num_views: random selections to average; adds `spread` to the results.
-        comments: what was said about each of the photos, for a checkpoint that reads comments.
-        limits: what to refuse.
-    """
-    limits = limits or DemoLimits()
-    options: dict[str, Any] = {} if selection == OWN_SELECTION else {"patch_selection": selection}
-    if num_views > 1:
-        options["num_views"] = num_views
-    photos = [_score_photo(path, pipeline, options, comments, limits) for path in paths[: limits.max_files]]
-    photos += [
-        ScoredPhoto(path, problem=f"Not scored: at most {limits.max_files} photos at once.")
-        for path in paths[limits.max_files :]
-    ]
-    return sorted(photos, key=lambda photo: -photo.result["score"] if photo.result is not None else float("inf"))
-
-
-def reads_comments(pipeline: Any) -> bool:
-    """Whether a checkpoint takes comments beside photos."""
-    return pipeline.model.config.model_type == "mmlq"
-
-
-def has_charm_tokens(pipeline: Any) -> bool:
-    """Whether there are regions to select, and tokens to show."""
-    return hasattr(pipeline.image_processor, "covered_area")
-
-
-def _score_photo(
-    path: str, pipeline: Any, options: dict[str, Any], comments: Sequence[str], limits: DemoLimits
-) -> ScoredPhoto:
-    try:
-        width, height = image_size(path, name="The file")
-        if width * height > limits.max_megapixels * 1_000_000:
-            raise ValueError(
-                f"The photo has {width * height / 1e6:.0f} megapixels, the limit is {limits.max_megapixels}."
-            )
-        photo = load_image(path, name="The file")
-        inputs = {"image": photo, "comments": list(comments)} if reads_comments(pipeline) else photo
-        result = pipeline(inputs, **(options if has_charm_tokens(pipeline) else {}))
-        return ScoredPhoto(path, result, width=width, height=height)
-    except (OSError, ValueError, RuntimeError) as error:
-        logger.info("Could not score an upload: %s", error)
-        problem = str(error).replace(path, "The file") or type(error).__name__
-        return ScoredPhoto(path, problem=problem)
+# The browser's answer in place of the last input: how the picture has to look there.
+_ASK_BROWSER = """(...inputs) => [...inputs.slice(0, -1),
+    {dark: document.body.classList.contains("dark"), narrow: window.innerWidth < 640}]"""
 
 
 def load_pipeline(source: str, *, device: str | None = None, trust_remote_code: bool = False) -> Any:
@@ -166,40 +89,52 @@ class _Session:
 
     def score(
         self, files: list[str] | None, checkpoint: str, selection: str, num_views: float, comments: str
-    ) -> tuple[list[ScoredPhoto], list[tuple[Image.Image, str]], dict[str, list[Any]], Image.Image | None]:
-        """Scores, gallery, table, and the picture of the best photo."""
-        import gradio as gr
-
-        if not files:
-            return [], [], _table([]), None
-        photos = score_photos(
-            files,
+    ) -> list[ScoredPhoto]:
+        """Score uploads, best first."""
+        return score_photos(
+            files or [],
             self.pipeline(checkpoint),
             selection=selection,
             num_views=int(num_views),
             comments=[line.strip() for line in (comments or "").splitlines() if line.strip()],
             limits=self.limits,
         )
-        failed = sum(photo.result is None for photo in photos)
-        if failed:
-            gr.Warning(f"{failed} of {len(photos)} files could not be scored: the table says why.")
+
+    def show(self, *inputs: Any) -> tuple[Any, ...]:
+        """The scored photos, the part of the page that shows them, gallery, table, and the picture of the best one."""
+        import gradio as gr
+
+        *asked, look = inputs
+        _, checkpoint, selection, num_views, _ = asked
+        photos = self.score(*asked)
         scored = [photo for photo in photos if photo.result is not None]
+        if len(scored) < len(photos):
+            gr.Warning(f"{len(photos) - len(scored)} of {len(photos)} files could not be scored: the table says why.")
         gallery = [(_preview(photo.path), _caption(photo)) for photo in scored]
-        return scored, gallery, _table(photos), self.picture(scored, 0, checkpoint, selection, num_views)
+        picture = self.picture(scored[0].path, checkpoint, selection, num_views, look) if scored else None
+        return scored, gr.update(visible=bool(photos)), gallery, _table(photos), picture
 
     def picture(
-        self, photos: list[ScoredPhoto], index: int, checkpoint: str, selection: str, num_views: float
-    ) -> Image.Image | None:
-        """The picture of [`explain`] for one photo; of [`see`] where comments take part; none without Charm tokens."""
+        self, path: str | None, checkpoint: str, selection: str, num_views: float, look: dict[str, Any] | None = None
+    ) -> str | None:
+        """File with the picture of [`explain`], of [`see`] where comments take part; none without Charm tokens.
+
+        It lies beside the upload, to be deleted with it, and is named after it, for who keeps or shares it.
+        """
         pipeline = self.pipeline(checkpoint)
-        if not 0 <= index < len(photos) or not has_charm_tokens(pipeline):
+        if path is None or not has_charm_tokens(pipeline):
             return None
-        options: dict[str, Any] = {} if selection == OWN_SELECTION else {"patch_selection": selection}
-        photo = load_image(photos[index].path, name="The file")
+        options = selection_options(selection)
+        photo = load_image(path, name="The file")
         if reads_comments(pipeline):
-            return see(photo, pipeline.image_processor, **options).to_image()
-        options["num_views"] = int(num_views)
-        return explain(photo, pipeline.model, pipeline.image_processor, **options).to_image()
+            seen = see(photo, pipeline.image_processor, **options)
+        else:
+            seen = explain(photo, pipeline.model, pipeline.image_processor, num_views=int(num_views), **options)
+        folder = tempfile.mkdtemp(dir=Path(path).parent)  # another address for every picture, for the browser's cache
+        target = Path(folder) / f"{Path(path).stem}-why.png"
+        look = look or {}
+        seen.to_image(dark=bool(look.get("dark")), columns=1 if look.get("narrow") else None).save(target)
+        return str(target)
 
 
 def _preview(path: str) -> Image.Image:
@@ -213,8 +148,8 @@ def _caption(photo: ScoredPhoto) -> str:
     return f"{photo.result['score']:.2f}" + (f" ± {photo.result['std']:.2g}" if photo.result["std"] else "")
 
 
-def _table(photos: Sequence[ScoredPhoto]) -> dict[str, list[Any]]:
-    """Headers and rows of text; a column that would be empty is left out."""
+def _table(photos: Sequence[ScoredPhoto]) -> str:
+    """The numbers as an HTML table; a column that would be empty is left out."""
     columns = {
         "Photo": [photo.name for photo in photos],
         "Score": [_number(photo, "score") for photo in photos],
@@ -225,7 +160,13 @@ def _table(photos: Sequence[ScoredPhoto]) -> dict[str, list[Any]]:
         "Problem": [photo.problem or "" for photo in photos],
     }
     used = {header: cells for header, cells in columns.items() if any(cells)}
-    return {"headers": list(used), "data": [list(row) for row in zip(*used.values(), strict=True)]}
+    kinds = [name.split()[-1].lower() for name in used]  # classes, for the style
+
+    def row(tag: str, cells: Sequence[str]) -> str:
+        return "".join(f"<{tag} class={kind}>{html.escape(cell)}" for kind, cell in zip(kinds, cells, strict=True))
+
+    rows = [f"<tr>{row('td', cells)}" for cells in zip(*used.values(), strict=True)]
+    return f"<table><thead><tr>{row('th', list(used))}<tbody>{''.join(rows)}</table>"
 
 
 def _number(photo: ScoredPhoto, name: str, form: str = ".3f") -> str:
@@ -255,67 +196,93 @@ def build_demo(checkpoints: dict[str, str], load: Callable[[str], Any], limits: 
         )
         if DEMONSTRATION in checkpoints:
             gr.Markdown(DEMONSTRATION_NOTICE.replace("No --model given: using", "On offer:"))
-        photos = gr.State([])
+        photos, look = gr.State([]), gr.JSON({}, visible=False)
         with gr.Row():
             with gr.Column(scale=1, min_width=300):
                 files = gr.File(
                     label=f"Photos (at most {limits.max_files})",
                     file_count="multiple",
                     type="filepath",
-                    height=240,
+                    height=200,
                     elem_id="files",
                 )
                 checkpoint = gr.Dropdown(names, value=names[0], label="Checkpoint", elem_id="checkpoint")
                 selection = gr.Dropdown(
-                    SELECTIONS, value=OWN_SELECTION, label="High-resolution regions", elem_id="selection"
+                    CHOICES, value=OWN_SELECTION, label="High-resolution regions", elem_id="selection"
                 )
                 num_views = gr.Slider(
                     1, 16, value=1, step=1, label="Random selections", info="More than one also gives their spread."
                 )
                 comments = gr.Textbox(
-                    label="Comments, one a line", lines=4, visible=False, elem_id="comments", max_length=20_000
+                    "", label="Comments, one a line", lines=4, visible=False, elem_id="comments", max_length=20_000
                 )
                 button = gr.Button("Score", variant="primary", elem_id="score")
-            with gr.Column(scale=3, min_width=420):
+            with gr.Column(scale=3, min_width=300, visible=False) as results:
                 gallery = gr.Gallery(
                     label="Best first; choose one to see why",
                     columns=5,
                     fit_columns=False,
                     object_fit="contain",
-                    height=230,
                     allow_preview=False,
                     interactive=False,
                     buttons=[],
                     elem_id="gallery",
                 )
-                table = gr.Dataframe(datatype="str", interactive=False, wrap=True, elem_id="table", buttons=[])
+                table = gr.HTML(elem_id="table", apply_default_css=False)
                 picture = gr.Image(
                     show_label=False,
                     alt_text="The photo with its high-resolution regions, what the model received, what moved it",
                     interactive=False,
                     buttons=["download", "fullscreen"],
-                    format="png",
                     elem_id="picture",
                 )
-        inputs = [files, checkpoint, selection, num_views, comments]
-        outputs = [photos, gallery, table, picture]
-        settings = {"api_visibility": "private", "concurrency_limit": 1, "concurrency_id": "model"}
-        for event in (button.click, files.upload, checkpoint.change, selection.change):
-            event(session.score, inputs, outputs, **settings)
+        settings: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model", "api_visibility": "private"}
+        asked = [files, checkpoint, selection, num_views, comments]
+        gr.on(
+            [button.click, files.upload, checkpoint.change, selection.change],
+            session.show,
+            [*asked, look],
+            [photos, results, gallery, table, picture],
+            js=_ASK_BROWSER,
+            **settings,
+        )
 
-        def look(shown: list[ScoredPhoto], name: str, chosen: str, views: float, event: Any) -> Any:
-            return session.picture(shown, event.index, name, chosen, views)
+        def choose(shown: list[ScoredPhoto], name: str, way: str, views: float, look: Any, event: Any) -> str | None:
+            return session.picture(shown[event.index].path, name, way, views, look)
 
-        look.__annotations__["event"] = gr.SelectData  # Gradio knows by the type what to pass
-        gallery.select(look, [photos, checkpoint, selection, num_views], picture, **settings)
-        for start in (page.load, checkpoint.change):
-            start(
-                lambda name: gr.update(visible=reads_comments(session.pipeline(name))),
-                checkpoint,
-                comments,
-                **settings,
-            )
+        choose.__annotations__["event"] = gr.SelectData  # Gradio knows by the type what to pass
+        chosen = [photos, checkpoint, selection, num_views, look]
+        gallery.select(choose, chosen, picture, js=_ASK_BROWSER, **settings)
+        gr.on(
+            [page.load, checkpoint.change],
+            lambda name: gr.update(visible=reads_comments(session.pipeline(name))),
+            checkpoint,
+            comments,
+            **settings,
+        )
+        _add_endpoints(gr, session, asked, {**settings, "api_visibility": "public"})
     return page
+
+
+def _add_endpoints(gr: Any, session: _Session, asked: Sequence[Any], settings: dict[str, Any]) -> None:
+    """What programs ask: events without a button."""
+    one, scores = gr.File(type="filepath", visible=False), gr.JSON(visible=False)
+    asker, why = gr.Button(visible=False), gr.File(visible=False)
+
+    def score(
+        photos: list[str], checkpoint: str, selection: str, num_views: float, comments: str
+    ) -> list[dict[str, Any]]:
+        return [photo.to_dict() for photo in session.score(photos, checkpoint, selection, num_views, comments)]
+
+    def explain(photo: str, checkpoint: str, selection: str, num_views: float) -> str | None:
+        try:
+            check_pixels(photo, session.limits)
+            return session.picture(photo, checkpoint, selection, num_views)
+        except (OSError, ValueError) as error:
+            raise gr.Error(str(error).replace(photo, "The file")) from None
+
+    asker.click(score, list(asked), scores, api_name="score", **settings)
+    asker.click(explain, [one, *asked[1:4]], why, api_name="explain", **settings)
 
 
 def launch_demo(
@@ -377,6 +344,7 @@ def launch_demo(
         ssr_mode=False,
         pwa=False,
         mcp_server=False,
+        css_paths=_STYLE,
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
         app_kwargs={"middleware": [Middleware(_ContentPolicy)], "docs_url": None, "redoc_url": None},
     )
@@ -434,4 +402,4 @@ def _import_gradio() -> Any:
     return gradio
 
 
-__all__ = ["DemoLimits", "ScoredPhoto", "build_demo", "launch_demo", "load_pipeline", "score_photos"]
+__all__ = ["build_demo", "launch_demo", "load_pipeline"]

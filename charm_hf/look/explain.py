@@ -35,15 +35,19 @@ class SeenPhoto(TokenLayout):
     area: tuple[float, float, float, float]
     received: Image.Image
 
-    def to_image(self) -> Image.Image:
-        """Draw the panels beside each other: what was kept, what was received, and what is known beyond.
+    def to_image(self, *, dark: bool = False, columns: int | None = None) -> Image.Image:
+        """Draw the panels: what was kept, what was received, and what is known beyond.
+
+        Args:
+            dark: light text on a dark ground.
+            columns: how many panels beside each other; by the photo's shape if not given.
 
         Raises:
             ImportError: if matplotlib is not installed.
         """
         from .explain_picture import draw_panels
 
-        return draw_panels(self)
+        return draw_panels(self, dark=dark, columns=columns)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the panels as a picture, PNG unless the name ends otherwise."""

@@ -1,9 +1,13 @@
 """The local page: what it does with uploads, and what a person sees of it in a real browser."""
 
+import io
+import json
 import socket
 import urllib.error
 import urllib.request
+from pathlib import Path
 
+import httpx
 import mmlq_fixtures
 import numpy as np
 import pytest
@@ -12,14 +16,8 @@ from PIL import Image
 from support import photo_path, tiny_model, tiny_processor
 
 from charm_hf import ImageAestheticsPipeline
-from charm_hf.look.demo import (
-    DemoLimits,
-    _is_this_machine,
-    _name_checkpoints,
-    launch_demo,
-    load_pipeline,
-    score_photos,
-)
+from charm_hf.look.demo import _is_this_machine, _name_checkpoints, launch_demo, load_pipeline
+from charm_hf.look.uploads import DemoLimits, score_photos
 
 
 LIMITS = DemoLimits(max_files=4, max_megabytes=1, max_megapixels=2)
@@ -205,6 +203,78 @@ def test_several_photos_are_compared_and_each_can_be_looked_at(page):
 
 
 @pytest.mark.slow
+def test_before_a_photo_is_dropped_there_are_no_empty_results(page):
+    assert not page.locator("#gallery, #table, #picture").locator("visible=true").count()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1280])
+def test_captions_stand_below_their_photos_and_nothing_is_wider_than_the_window(page, width):
+    page.set_viewport_size({"width": width, "height": 844})
+    upload(page, photo_path("coffee"), photo_path("chelsea"))
+    page.wait_for_selector("#picture img")
+
+    photo, caption = (page.locator(f"#gallery {what}").first.bounding_box() for what in ("img", ".caption-label"))
+    assert photo["y"] + photo["height"] <= caption["y"] + 1
+    for selector in ("#gallery", "#table", "#table table", "#picture"):
+        box = page.locator(selector).bounding_box()
+        assert box["x"] >= 0, selector
+        assert box["x"] + box["width"] <= width, selector
+
+
+@pytest.mark.slow
+def test_the_picture_follows_the_theme_and_the_width_of_the_page_and_is_named_after_its_photo(browser, demo_url):
+    found = {}
+    for scheme, width in (("light", 1280), ("dark", 390)):
+        page = browser.new_page(viewport={"width": width, "height": 844}, color_scheme=scheme)
+        page.goto(demo_url)
+        page.wait_for_selector("#files input[type=file]", state="attached")
+        upload(page, photo_path("coffee"))
+        page.wait_for_selector("#picture img")
+        source = page.get_attribute("#picture img", "src")
+        with urllib.request.urlopen(source, timeout=10) as answer:
+            found[scheme] = Image.open(answer).convert("RGB")
+        assert source.endswith("coffee-why.png")
+        page.close()
+
+    assert found["light"].getpixel((2, 2)) == (255, 255, 255)
+    assert max(found["dark"].getpixel((2, 2))) < 30
+    assert found["light"].width > found["light"].height
+    assert found["dark"].width < found["dark"].height / 2
+
+
+@pytest.mark.slow
+def test_programs_ask_the_named_endpoints(demo_url, checkpoint, pipeline, tmp_path):
+    (tmp_path / "broken.jpg").write_text("not a photo")
+    server = httpx.Client(base_url=f"{demo_url}gradio_api/", timeout=30)
+
+    def ask(endpoint, *inputs):
+        event = server.post(f"call/{endpoint}", json={"data": inputs}).json()["event_id"]
+        kind, data = server.get(f"call/{endpoint}/{event}").text.strip().splitlines()[-2:]
+        return kind.removeprefix("event: "), json.loads(data.removeprefix("data: "))
+
+    def upload_file(path):
+        (place,) = server.post("upload", files={"files": (Path(path).name, Path(path).read_bytes())}).json()
+        return {"path": place, "meta": {"_type": "gradio.FileData"}}
+
+    photos = [upload_file(path) for path in (photo_path("coffee"), tmp_path / "broken.jpg")]
+    settings = [Path(checkpoint).name, "as in the checkpoint", 1]
+
+    _, [[scored, broken]] = ask("score", photos, *settings, "")
+    _, [picture] = ask("explain", photos[0], *settings)
+
+    assert scored["photo"] == "coffee.png"
+    assert scored["score"] == pytest.approx(pipeline(photo_path("coffee"))["score"])
+    assert broken["problem"] == "The file is not an image that PIL can read."
+    assert Image.open(io.BytesIO(server.get(f"file={picture['path']}").content)).width > 1000
+    assert sorted(server.get("info").json()["named_endpoints"]) == ["/explain", "/score"]
+    elsewhere = {"path": photo_path("coffee"), "meta": {"_type": "gradio.FileData"}}
+    assert ask("explain", elsewhere, *settings)[0] == "error"
+    kind, said = ask("explain", photos[1], *settings)
+    assert (kind, said["error"]) == ("error", "The file is not an image that PIL can read.")
+
+
+@pytest.mark.slow
 def test_a_broken_upload_gives_a_message_and_its_name_stays_text(page, tmp_path):
     (tmp_path / HOSTILE).write_text("not a photo")
 
@@ -292,10 +362,11 @@ def test_uploads_are_deleted_when_the_server_stops(checkpoint, browser, tmp_path
     page.wait_for_selector("#picture img", timeout=30_000)
     page.close()
     assert list(tmp_path.rglob("coffee.png"))
+    assert list(tmp_path.rglob("coffee-why.png"))
 
     server.close(verbose=False)
 
-    assert not list(tmp_path.rglob("coffee.png"))
+    assert not list(tmp_path.rglob("*.png"))
 
 
 def test_checkpoints_are_called_by_their_folder_unless_two_are_called_the_same():
