@@ -10,12 +10,13 @@ bin), on photos that the model was not trained on. Ratings are a CSV with the fi
 from __future__ import annotations
 
 import argparse
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from scipy.stats import spearmanr
+
+from studies.results import markdown, read_rows, write_rows
 
 
 COVERAGES = (0.5, 0.8, 0.95)
@@ -58,11 +59,10 @@ def read_predictions(paths: Sequence[Path]) -> tuple[list[str], np.ndarray, np.n
     names: list[str] = []
     rows: list[list[float]] = []
     for path in paths:
-        with open(path, encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                bins = [column for column in row if column.startswith("p_")]
-                names.append(Path(row["image_id"]).name)
-                rows.append([float(row[column]) for column in bins])
+        for row in read_rows(path):
+            bins = [column for column in row if column.startswith("p_")]
+            names.append(Path(row["image_id"]).name)
+            rows.append([float(row[column]) for column in bins])
     if not rows or not rows[0]:
         raise SystemExit(
             f"Expected columns p_VALUE in {', '.join(map(str, paths))}: a distribution head's predictions."
@@ -74,11 +74,10 @@ def read_predictions(paths: Sequence[Path]) -> tuple[list[str], np.ndarray, np.n
 
 def read_votes(path: Path, names: Sequence[str]) -> np.ndarray:
     """Votes (N, K) of the named photos."""
-    with open(path, encoding="utf-8", newline="") as file:
-        table = {
-            row["image"]: [float(row[column]) for column in row if column[:1] == "c" and column[1:].isdigit()]
-            for row in csv.DictReader(file)
-        }
+    table = {
+        row["image"]: [float(row[column]) for column in row if column[:1] == "c" and column[1:].isdigit()]
+        for row in read_rows(path)
+    }
     missing = [name for name in names if name not in table]
     if missing:
         raise SystemExit(f"{path} holds no votes for {len(missing)} of the photos, such as {missing[0]}.")
@@ -111,30 +110,36 @@ def draw(predicted: np.ndarray, votes: np.ndarray, values: np.ndarray, output: P
     plt.close(figure)
 
 
-def report(predicted: np.ndarray, votes: np.ndarray, values: np.ndarray) -> str:
-    """The same in figures."""
+def measure(predicted: np.ndarray, votes: np.ndarray, values: np.ndarray) -> dict[str, float]:
+    """The same in figures: what is measured, and how much it is."""
     (said_mean, said_std), (mean, std) = mean_and_std(predicted, values), mean_and_std(votes, values)
-    lines = [f"{len(votes)} photos, {votes.sum():,.0f} votes"]
-    lines += [f"central {share:.0%} interval holds {coverage(predicted, votes, share):.1%}" for share in COVERAGES]
-    lines += [
-        f"standard deviation: predicted {said_std.mean():.3f}, of the votes {std.mean():.3f}, "
-        f"rank correlation {spearmanr(said_std, std).statistic:.3f}",
-        f"mean: error {np.abs(said_mean - mean).mean():.3f}, "
-        f"rank correlation {spearmanr(said_mean, mean).statistic:.3f}",
-    ]
-    return "\n".join(lines)
+    return {
+        "photos": len(votes),
+        "votes": int(votes.sum()),
+        **{f"share of votes in the central {share:.0%}": coverage(predicted, votes, share) for share in COVERAGES},
+        "standard deviation, predicted": float(said_std.mean()),
+        "standard deviation, of the votes": float(std.mean()),
+        "standard deviation, rank correlation": float(spearmanr(said_std, std).statistic),
+        "mean, absolute error": float(np.abs(said_mean - mean).mean()),
+        "mean, rank correlation": float(spearmanr(said_mean, mean).statistic),
+    }
 
 
 def main() -> None:
-    """Print the figures and draw the plot."""
+    """Print the figures, write them, and draw the plot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("predictions", nargs="+", type=Path)
     parser.add_argument("--ratings", required=True, type=Path)
+    parser.add_argument("--results", type=Path, help="CSV file for the figures")
     parser.add_argument("--output", type=Path, help="picture to write")
     arguments = parser.parse_args()
     names, predicted, values = read_predictions(arguments.predictions)
     votes = read_votes(arguments.ratings, names)
-    print(report(predicted, votes, values))
+    measured = measure(predicted, votes, values)
+    rows = [(name, f"{value:.4g}" if isinstance(value, float) else value) for name, value in measured.items()]
+    print(markdown(["measured", "value"], [[name, str(value)] for name, value in rows]))
+    if arguments.results is not None:
+        write_rows(arguments.results, ("measured", "value"), rows)
     if arguments.output is not None:
         draw(predicted, votes, values, arguments.output)
 

@@ -2,8 +2,8 @@
 
     python -m studies.precision.run charm_hf/assets/charm-tiny FOLDER_OF_PHOTOS [--limit 100]
 
-Prints, for each precision, the largest and mean distance in normalized scores (1 = the whole range), the rank
-correlation with float32 (SRCC), and CPU time.
+Prints, and writes to `results.csv`, for each precision, the largest and mean distance in normalized scores (1 = the
+whole range), the rank correlation with float32 (SRCC), and CPU time.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from charm_hf import CharmForAestheticScoring, CharmImageProcessor
+from studies.results import markdown, write_rows
 
 
+COLUMNS = ("precision", "largest", "mean", "srcc", "seconds")
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
 
@@ -47,6 +49,7 @@ def main() -> None:
     parser.add_argument("checkpoint")
     parser.add_argument("photos", type=Path)
     parser.add_argument("--limit", type=int, help="number of photos; all by default")
+    parser.add_argument("--results", type=Path, default=Path(__file__).with_name("results.csv"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     model = CharmForAestheticScoring.from_pretrained(arguments.checkpoint).eval()
@@ -55,14 +58,15 @@ def main() -> None:
     if not paths:
         parser.error(f"no photos in {arguments.photos}")
     batches = [dict(processor(path)) for path in paths]
-    print(f"{len(paths)} photos, one thread\n\n| precision | largest | mean | SRCC | CPU s |\n|---|---|---|---|---|")
-    exact = None
+    exact, rows = None, []
     for name, variant in precisions(model):
         scores, seconds = score(variant, batches)
         exact = scores if exact is None else exact
         distance = np.abs(scores - exact)
         rank = spearmanr(scores, exact).statistic
-        print(f"| {name} | {distance.max():.5f} | {distance.mean():.5f} | {rank:.5f} | {seconds:.1f} |", flush=True)
+        rows.append((name, *(f"{value:.5f}" for value in (distance.max(), distance.mean(), rank)), f"{seconds:.1f}"))
+    print(f"{len(paths)} photos, one thread\n\n{markdown(COLUMNS, rows)}")
+    write_rows(arguments.results, ("photos", *COLUMNS), [(len(paths), *row) for row in rows])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,3 @@
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,13 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from studies.calibration.run import coverage, mean_and_std, pit_curve
+from studies.results import read_rows
+
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
-
-from studies.calibration.run import coverage, mean_and_std, pit_curve  # noqa: E402
-
-
 VALUES = np.arange(1.0, 8.0)
 
 
@@ -68,7 +65,14 @@ def test_the_command_reads_the_tables_of_evaluation_and_draws(photos, tmp_path):
     (tmp_path / "ratings.csv").write_text("\n".join([header, *lines]) + "\n")
 
     tables = [tmp_path / "fold0.csv", tmp_path / "fold1.csv"]
-    options = ["--ratings", tmp_path / "ratings.csv", "--output", tmp_path / "plot.png"]
+    options = [
+        "--ratings",
+        tmp_path / "ratings.csv",
+        "--output",
+        tmp_path / "plot.png",
+        "--results",
+        tmp_path / "results.csv",
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "studies.calibration.run", *tables, *options],
         cwd=ROOT,
@@ -77,6 +81,8 @@ def test_the_command_reads_the_tables_of_evaluation_and_draws(photos, tmp_path):
     )
 
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("60 photos, 18,000 votes")
-    assert float(re.search(r"central 80% interval holds ([\d.]+)%", done.stdout)[1]) == pytest.approx(80, abs=1)
+    found = {row["measured"]: float(row["value"]) for row in read_rows(tmp_path / "results.csv")}
+    assert (found["photos"], found["votes"]) == (60, 18_000)
+    assert found["share of votes in the central 80%"] == pytest.approx(0.8, abs=0.01)
+    assert "| share of votes in the central 80% | 0.8" in done.stdout
     assert Image.open(tmp_path / "plot.png").width > 1000
