@@ -76,6 +76,8 @@ def test_a_published_dataset_gives_its_processor_and_parameters_win():
 def test_pixels_are_normalized_as_the_backbone_was_pretrained(tmp_path):
     model = tiny_model("dinov2", dataset=None, **HEAD)
     assert build_processor(None, model.config, "ava", {}).image_mean == pytest.approx([0.485, 0.456, 0.406])
+    vit = tiny_model("vit", dataset=None, **HEAD)
+    assert build_processor(None, vit.config, "ava", {}).image_mean == [0.5, 0.5, 0.5]
     (tmp_path / "preprocessor_config.json").write_text(
         '{"image_processor_type": "ViTImageProcessor", "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}'
     )
