@@ -25,7 +25,7 @@ from datasets import Dataset
 from charm_hf import CharmForAestheticScoring, CharmImageProcessor
 from charm_hf.data import LabelScale
 from charm_hf.data.saliency_maps import SaliencyFolder
-from charm_hf.hub import push_checkpoint
+from charm_hf.hub import draft_model_card, push_checkpoint
 from charm_hf.models.presets_charm import DATASET_PRESETS
 from charm_hf.training.arguments import MAPPING, add_training_flags, parse_training_arguments
 from charm_hf.training.augmentation import TrainingAugmentation
@@ -35,7 +35,6 @@ from charm_hf.training.evaluation import measure
 from charm_hf.training.inputs import INPUT_KINDS
 from charm_hf.training.loop import Run
 from charm_hf.training.mixout import add_mixout
-from charm_hf.training.model_card import draft_model_card
 from charm_hf.training.optimization import build_parts
 from charm_hf.training.partition import load_training_parts
 from charm_hf.training.run_folder import claim_output_dir, describe_run, exit_with_launcher

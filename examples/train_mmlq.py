@@ -21,7 +21,7 @@ from accelerate.utils import set_seed
 from datasets import Dataset
 
 from charm_hf import MmlqForAestheticScoring, MmlqProcessor
-from charm_hf.hub import push_checkpoint
+from charm_hf.hub import draft_model_card, push_checkpoint
 from charm_hf.training.arguments import MAPPING, add_training_flags, parse_training_arguments
 from charm_hf.training.augmentation import TrainingAugmentation
 from charm_hf.training.batches import EpochBatchSampler, evaluation_batches, make_loader
@@ -30,7 +30,6 @@ from charm_hf.training.evaluation import measure
 from charm_hf.training.feature_cache import FeatureDataset, FrozenFeatures
 from charm_hf.training.loop import Run
 from charm_hf.training.mmlq import CommentedDataset, build_mmlq
-from charm_hf.training.model_card import draft_model_card
 from charm_hf.training.optimization import build_parts
 from charm_hf.training.partition import load_training_parts
 from charm_hf.training.run_folder import claim_output_dir, describe_run, exit_with_launcher

@@ -1,12 +1,14 @@
-"""Model cards: the templates that `push` and the converter fill, and what goes into them."""
+"""Model cards: what goes into the templates that `push`, the converter and the training scripts fill."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -14,7 +16,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from .._registration import DEFAULT_REPOSITORY
 from ..models.checkpoint_charm import LICENSE, METRIC_NAMES, PIPELINE_TAG, card_metadata, find_base_models
 from ..models.presets_charm import AADB_ATTRIBUTES, get_dataset_preset
-from ..released import PAPER_BASE_MODEL, PAPER_NAME, PAPER_URL, RELEASED
+from ..released import PAPER, RELEASED
 from .layout import ASSETS, CONFIG_NAME
 
 
@@ -22,23 +24,12 @@ TEMPLATES = ASSETS / "model_cards"
 EVAL_RESULTS_NAME = "eval_results.json"
 # The pickles do not say which backbone they grew from; among DINOv2 models the width tells.
 _DINOV2_OF_WIDTH = {384: "facebook/dinov2-small", 768: "facebook/dinov2-base", 1024: "facebook/dinov2-large"}
-
-
-_PAPER_CAVEAT = (
-    "These numbers are copied from the paper and were **not measured on this conversion**. The released evaluation "
-    "drops the last incomplete batch of the test set and pads every photograph to a fixed length, padding attended "
-    "to; here padding is masked, so that a photograph has one score. The best epoch was chosen by validation PLCC."
-)
-_POSITION_LIMIT = (
-    "The released training gave high-resolution tokens the positions of other tokens "
-    '(`position_mode="reference"` in the config keeps that) and did not train the scale embeddings; the conversion '
-    "reproduces the model, faults included."
-)
-_COMMON_LIMITS = (
-    "The taste is that of the set's raters: of their culture, their time and the pictures they were shown. "
-    "Photographs unlike the training set get a score as well, with nothing to warn you.",
-    "Scores of different checkpoints are not comparable, not even on the normalized scale.",
-)
+# A model that reads comments is measured without them, too.
+_MEASURED = {
+    **METRIC_NAMES,
+    **{f"{key}_no_comments": f"{name}, without comments" for key, name in METRIC_NAMES.items()},
+}
+_MARKUP = re.compile(r"([\\`*_{}\[\]<>#|])")
 
 
 @dataclass
@@ -51,6 +42,9 @@ class CardContext:
         results: metric name -> value, measured by whoever trained it.
         conversion: how and from what a published checkpoint was converted.
         license: SPDX name, lower case.
+        run: what a training script says of its run: `command`, `flags`, `versions`, and `splits` (name -> number of
+            `images` and their `sha256`). The results are then those of its validation part.
+        epoch: the one that the run kept.
     """
 
     repo_id: str
@@ -58,6 +52,8 @@ class CardContext:
     results: Mapping[str, float] = field(default_factory=dict)
     conversion: str = ""
     license: str = LICENSE
+    run: Mapping[str, Any] | None = None
+    epoch: int = 0
 
 
 def render_card(config: Mapping[str, Any], context: CardContext, published: bool = False) -> ModelCard:
@@ -70,29 +66,42 @@ def render_card(config: Mapping[str, Any], context: CardContext, published: bool
     """
     dataset = config.get("dataset_name") or ""
     facts = RELEASED.get(dataset)
-    title = facts.title if facts else (dataset or "unnamed data")
+    title = facts.title if facts else _MARKUP.sub(r"\\\1", " ".join(dataset.split())) or "unnamed data"
     bases = find_base_models(config) or (_guess_released_base(config) if published else [])
-    base_model = bases[0] if bases else None
     if published:
-        results, results_text = _published_results(dataset, base_model), _published_text(dataset, base_model)
+        results = _published_results(dataset, bases)
     else:
-        results, results_text = _own_results(context.results, dataset, title), _own_text(context.results)
+        measured = context.results.items()
+        results = [_result(dataset or "custom", title, metric, value, context) for metric, value in measured]
     name = {"charm": "Charm", "mmlq": "MMLQ"}.get(config.get("model_type", ""), "Model")
+    metadata = {**card_metadata(config, context.license), "base_model": bases or None}
     return _fill(
         "checkpoint.md",
-        _metadata({**card_metadata(config, context.license), "base_model": bases or None}, results, f"{name} {title}"),
-        title=f"{name} · {title}",
-        summary=f"Scores how much people like a picture. {name}, trained on {title}"
-        + (f", from {' and '.join(f'`{base}`' for base in bases)}." if bases else "."),
-        model_type=config.get("model_type"),
-        repo_id=context.repo_id,
-        subfolder=context.subfolder,
-        score_text=_score_text(config),
-        data_text=f"{facts.content} {facts.split}" if facts else "The repository's owner has not described it.",
-        results_text=results_text,
-        limits=[*([facts.bias] if facts else []), *([_POSITION_LIMIT] if published else []), *_COMMON_LIMITS],
-        conversion_text=context.conversion,
+        _metadata(metadata, results, context.repo_id if context.run else f"{name} {title}"),
+        title=context.repo_id if context.run else f"{name} · {title}",
+        summary=f"{name}, trained on {title}",
+        bases=bases,
+        config=config,
+        context=context,
+        command=_portable(context.run["command"]) if context.run else "",
+        facts=facts,
+        published=published,
+        same_base=bases[:1] == [PAPER["base_model"]],
+        numbers=_table(facts.numbers if published and facts else context.results),
     )
+
+
+def draft_model_card(name: str, config: Any, run: Mapping[str, Any], record: Mapping[str, Any]) -> ModelCard:
+    """Write the card of a model that was just trained, for its owner to complete.
+
+    Args:
+        name: of the model.
+        config: of the model.
+        run: see [`CardContext`].
+        record: of the epoch that was kept, with the validation metrics if there are any.
+    """
+    results = {key: record[key] for key in _MEASURED if key in record}
+    return render_card(config.to_dict(), CardContext(name, results=results, run=run, epoch=record["epoch"]))
 
 
 def render_repository_card(
@@ -106,33 +115,25 @@ def render_repository_card(
         repo_id: where the card will stand.
         conversion: what was converted.
     """
-    found = {dataset: find_base_models(config) or _guess_released_base(config) for dataset, config in configs.items()}
-    bases = {dataset: names[0] if names else None for dataset, names in found.items()}
+    bases = {dataset: find_base_models(config) or _guess_released_base(config) for dataset, config in configs.items()}
     rows = [
         {
             "subfolder": dataset,
-            "title": RELEASED[dataset].title,
-            "base_model": bases[dataset] or "unknown",
+            "facts": RELEASED[dataset],
+            "base_model": " ".join(bases[dataset][:1]) or "unknown",
             "score": "{:g}-{:g}".format(*config["score_range"]),
         }
         for dataset, config in configs.items()
     ]
-    results = [result for dataset, base in bases.items() for result in _published_results(dataset, base)]
+    results = [result for dataset, found in bases.items() for result in _published_results(dataset, found)]
+    found = sorted({base for names in bases.values() for base in names[:1]})
+    metadata = {**card_metadata({}), "base_model": found or None, "datasets": list(configs)}
     return _fill(
         "repository.md",
-        _metadata(
-            {
-                **card_metadata({}),
-                "base_model": sorted(filter(None, set(bases.values()))) or None,
-                "datasets": list(configs),
-            },
-            results,
-            "Charm",
-        ),
+        _metadata(metadata, results, "Charm"),
         rows=rows,
         default_title=RELEASED[default].title,
         repo_id=repo_id,
-        results_text=_published_table(list(configs)) + "\n\n" + _PAPER_CAVEAT,
         conversion_text=conversion,
     )
 
@@ -170,7 +171,7 @@ def write_published_cards(folder: str | os.PathLike) -> list[Path]:
     target.mkdir(parents=True, exist_ok=True)
     written = []
     for dataset in RELEASED:
-        context = CardContext(DEFAULT_REPOSITORY, dataset, conversion=conversion_text(dataset))
+        context = CardContext(DEFAULT_REPOSITORY, dataset, conversion=describe_source(dataset))
         card = render_card(_released_config(dataset), context, published=True)
         path = target / f"charm-{dataset}.md"
         path.write_text(str(card), encoding="utf-8")
@@ -178,22 +179,9 @@ def write_published_cards(folder: str | os.PathLike) -> list[Path]:
     return written
 
 
-def conversion_text(dataset: str, source: str | None = None) -> str:
-    """Tell how the conversion of a published checkpoint is checked.
-
-    Args:
-        dataset: what the checkpoint was trained on.
-        source: what was converted, when it was: repository, commit and file hashes.
-    """
-    source = source or f"`{RELEASED[dataset].weights}` and `{RELEASED[dataset].positions}`"
-    return (
-        f"Converted from {source}. The pickle is read as data: tensors and plain attributes are rebuilt, and no code "
-        "in it is run.\n\nThe converter is tested on checkpoints pickled as the authors' training code pickles them, "
-        "with small random weights: the converted model gives what the published code predicts for the same "
-        "photographs, unpadded, to 1e-4. The tests cannot reach the published weights themselves. Before a converted "
-        "folder is pushed, its weights are searched for numbers that are not finite, and a process without the "
-        "package loads it, with no weight missing, unexpected or misshapen, and scores a picture."
-    )
+def describe_source(dataset: str) -> str:
+    """The pickles that a published checkpoint is converted from."""
+    return f"`{RELEASED[dataset].weights}` and `{RELEASED[dataset].positions}`"
 
 
 def _released_config(dataset: str) -> dict[str, Any]:
@@ -218,7 +206,7 @@ def _metadata(common: Mapping[str, Any], results: list[EvalResult], name: str) -
 
 
 def _fill(template: str, data: ModelCardData, **fields: Any) -> ModelCard:
-    return ModelCard.from_template(data, template_path=str(TEMPLATES / template), **fields)
+    return ModelCard.from_template(data, template_path=str(TEMPLATES / template), paper=PAPER, **fields)
 
 
 def _guess_released_base(config: Mapping[str, Any]) -> list[str]:
@@ -227,76 +215,38 @@ def _guess_released_base(config: Mapping[str, Any]) -> list[str]:
     return [_DINOV2_OF_WIDTH[width]] if width in _DINOV2_OF_WIDTH else []
 
 
-def _score_text(config: Mapping[str, Any]) -> str:
-    low, high = config["score_range"]
-    text = f"`score` lies between {low:g} and {high:g}; `normalized_score` is the same on 0 to 1."
-    values = config.get("score_values")
-    if values:
-        text += (
-            f" The model gives a distribution over {len(values)} ratings ({values[0]:g} to {values[-1]:g}), of which "
-            "`score` is the mean and `std` the standard deviation."
-        )
-    else:
-        text += " The model gives a single number: `std` and `distribution` are empty."
-    if config.get("num_attributes"):
-        text += f" Beside the score it rates {config['num_attributes']} attributes (`attributes` of the result)."
-    return text
-
-
-def _published_results(dataset: str, base_model: str | None) -> list[EvalResult]:
-    if base_model != PAPER_BASE_MODEL:
+def _published_results(dataset: str, bases: list[str]) -> list[EvalResult]:
+    """The paper's numbers, where they are of the backbone that the checkpoint has."""
+    if bases[:1] != [PAPER["base_model"]]:
         return []
     facts = RELEASED[dataset]
-    return [_result(dataset, facts.title, name, value, PAPER_NAME, PAPER_URL) for name, value in facts.numbers.items()]
+    return [_result(dataset, facts.title, name, value) for name, value in facts.numbers.items()]
 
 
-def _published_text(dataset: str, base_model: str | None) -> str:
-    table = f"([{PAPER_NAME}]({PAPER_URL})):\n\n{_table(RELEASED[dataset].numbers)}\n\n{_PAPER_CAVEAT}"
-    if base_model == PAPER_BASE_MODEL:
-        return f"As the paper reports them {table}"
-    built_on = f"`{base_model}`" if base_model else "another model"
-    return (
-        f"No number is known for this checkpoint: it is built on {built_on}, and the paper's table is for "
-        f"`{PAPER_BASE_MODEL}`. That says {table}"
-    )
-
-
-def _published_table(datasets: list[str]) -> str:
-    lines = ["| dataset | PLCC | SRCC | ACC |", "|---|---|---|---|"]
-    for facts in (RELEASED[dataset] for dataset in datasets):
-        lines.append(f"| {facts.title} | " + " | ".join(f"{value:.3f}" for value in facts.numbers.values()) + " |")
-    source = f"([{PAPER_NAME}]({PAPER_URL}))"
-    return f"The paper's table, which is for `{PAPER_BASE_MODEL}` {source}:\n\n" + "\n".join(lines)
-
-
-def _own_results(results: Mapping[str, float], dataset: str, title: str) -> list[EvalResult]:
-    return [_result(dataset or "custom", title, name, value) for name, value in results.items()]
-
-
-def _own_text(results: Mapping[str, float]) -> str:
-    if not results:
-        return f"None are given. `charm-hf push` takes them from an `{EVAL_RESULTS_NAME}` beside the weights."
-    return f"As the repository's owner measured them (`{EVAL_RESULTS_NAME}`):\n\n{_table(results)}"
-
-
-def _table(numbers: Mapping[str, float]) -> str:
-    names = [METRIC_NAMES[name] for name in numbers]
-    values = [f"{value:.3f}" for value in numbers.values()]
-    return f"| {' | '.join(names)} |\n|{'---|' * len(names)}\n| {' | '.join(values)} |"
-
-
-def _result(
-    dataset: str, title: str, metric: str, value: float, source: str | None = None, url: str | None = None
-) -> EvalResult:
+def _result(dataset: str, title: str, metric: str, value: float, context: CardContext | None = None) -> EvalResult:
+    """One measured number; without a context, one of the paper's."""
+    split = context.run["splits"].get("validation") if context and context.run else None
     return EvalResult(
         task_type=PIPELINE_TAG,
         task_name="Image aesthetics",
         dataset_type=dataset,
         dataset_name=title,
-        dataset_split="test",
+        dataset_split="validation" if split else "test",
+        dataset_args={"images": split["images"], "image_ids_sha256": split["sha256"]} if split else None,
         metric_type=metric,
-        metric_name=METRIC_NAMES[metric],
-        metric_value=value,
-        source_name=source,
-        source_url=url,
+        metric_name=_MEASURED[metric],
+        metric_value=round(value, 6),
+        source_name=None if context else PAPER["name"],
+        source_url=None if context else PAPER["url"],
     )
+
+
+def _table(numbers: Mapping[str, float]) -> str:
+    names = [_MEASURED[name] for name in numbers]
+    values = [f"{value:.3f}" for value in numbers.values()]
+    return f"| {' | '.join(names)} |\n|{'---|' * len(names)}\n| {' | '.join(values)} |"
+
+
+def _portable(command: str) -> str:
+    """A command with absolute paths, which are nobody else's business, cut to their last part."""
+    return shlex.join(PurePath(word).name if PurePath(word).is_absolute() else word for word in shlex.split(command))

@@ -14,8 +14,8 @@ from huggingface_hub.utils.sha import sha_fileobj
 
 from .. import __version__
 from ..files import Lock, replaced_folder
-from ..released import DEFAULT_DATASET, PAPER_URL, RELEASED
-from .cards import TEMPLATES, CardContext, conversion_text, read_config, render_card, render_repository_card
+from ..released import DEFAULT_DATASET, PAPER, RELEASED
+from .cards import TEMPLATES, CardContext, read_config, render_card, render_repository_card
 from .layout import CARD_NAME, CONFIG_NAME, LICENSE_NAME, assemble_repository
 from .pull import RepositoryState, read_repository, split_revision
 
@@ -138,19 +138,15 @@ def _sha256(path: str) -> str:
 def _write_documents(folder: Path, state: RepositoryState, sources: dict[str, str], default: str) -> None:
     configs = {dataset: read_config(folder / dataset) for dataset in sources}
     for dataset, source in sources.items():
-        context = CardContext(state.repo_id, subfolder=dataset, conversion=conversion_text(dataset, source))
+        context = CardContext(state.repo_id, subfolder=dataset, conversion=source)
         card = render_card(configs[dataset], context, published=True)
         (folder / dataset / CARD_NAME).write_text(str(card), encoding="utf-8")
     listed = "\n".join(f"- `{dataset}`: {source}." for dataset, source in sources.items())
     card = render_repository_card(configs, default, state.repo_id, f"Converted from the authors' pickles:\n\n{listed}")
     (folder / CARD_NAME).write_text(str(card), encoding="utf-8")
     shutil.copyfile(TEMPLATES / LICENSE_NAME, folder / LICENSE_NAME)
+    notice = (TEMPLATES / "NOTICE").read_text(encoding="utf-8")
     (folder / "NOTICE").write_text(
-        "Charm: weights by Fatemeh Behrad, Tinne Tuytelaars and Johan Wagemans "
-        f"({PAPER_URL}), published at https://huggingface.co/{state.repo_id} (commit {state.commit}) under the Apache "
-        "License, Version 2.0.\n\nChanges: the pickles were rewritten as safetensors with their position embeddings, "
-        f"and configuration files and Python code were added, by charm_hf {__version__} (Apache License, Version "
-        "2.0).\n\nThe weights grew from DINOv2, copyright Meta Platforms, Inc. and affiliates, Apache License, "
-        "Version 2.0.\n",
+        notice.format(paper=PAPER["url"], repo_id=state.repo_id, commit=state.commit, version=__version__),
         encoding="utf-8",
     )

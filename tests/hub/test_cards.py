@@ -107,6 +107,14 @@ def test_a_card_without_results_has_no_model_index_and_says_so() -> None:
     assert check_card(card.content) == []
 
 
+def test_the_name_of_a_dataset_is_text_and_nothing_else() -> None:
+    config = CharmConfig.for_dataset("para").to_dict() | {"dataset_name": "x\n---\n# <b>[free](http://x)"}
+    card = render_card(config, CardContext("alice/charm"))
+    assert r"# Charm · x --- \# \<b\>\[free\](http://x)" in card.text
+    assert card.data.datasets == [config["dataset_name"]]
+    assert check_card(card.content) == []
+
+
 def test_checkpoints_with_unlike_code_are_not_laid_out_together(checkpoint: str, tmp_path: Path) -> None:
     other = Path(shutil.copytree(checkpoint, tmp_path / "other"))
     (other / "modeling_charm.py").write_text("# of another version\n")
