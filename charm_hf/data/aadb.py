@@ -5,24 +5,17 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from datasets import List, Value
 
-from charm_hf.data.annotations import Annotations
-from charm_hf.data.images import FolderImages, fold_name
-from charm_hf.data.labels import LabelScale
-from charm_hf.data.report import LeftOut
-from charm_hf.data.tables import (
-    clean_name,
-    read_lines,
-    require_file,
-    require_folder,
-    require_mostly_good,
-    to_floats,
-)
-from charm_hf.models.presets_charm import AADB_ATTRIBUTES
+from ..models.presets_charm import AADB_ATTRIBUTES
+from .annotation_files import clean_name, parse_lines, require_file, require_folder, to_floats
+from .annotations import Annotations
+from .images import FolderImages, fold_name
+from .labels import LabelScale
+from .left_out import LeftOut
 
 
 # split -> its part in the names of the list files, and its image folder
@@ -97,16 +90,15 @@ class AadbReader:
         """File names, values, and malformed lines of a list `name value`."""
         name = f"imgList{_SPLITS[part][0]}Regression_{what}.txt"
         path = require_file(self.root / "imgListFiles_label" / name, self.name)
-        rows: list[tuple[str, Any]] = []
-        malformed = []
-        for number, line in read_lines(path):
-            fields = line.rsplit(maxsplit=1)
-            if len(fields) == 2:
-                rows.append((clean_name(fields[0]), fields[1]))
-            else:
-                malformed.append(LeftOut(f"{path.name}:{number}", f"expected `name value`, found {line!r}"))
-        require_mostly_good(path, len(rows), malformed, "`name value` a line")
+        rows, malformed = parse_lines(path, _name_and_value, "`name value` a line")
         return [file for file, _ in rows], to_floats([value for _, value in rows]), malformed
+
+
+def _name_and_value(line: str) -> tuple[str, str]:
+    fields = line.rsplit(maxsplit=1)
+    if len(fields) != 2:
+        raise ValueError(f"expected `name value`, found {line!r}")
+    return clean_name(fields[0]), fields[1]
 
 
 def strip_score_prefix(name: str) -> str:

@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, DatasetInfo, Features, List, NamedSplit, Value
 
-from charm_hf.data.images import ImageSource
-from charm_hf.data.labels import LabelScale, find_label_faults, normalize_distributions
-from charm_hf.data.report import DatasetReport, LeftOut
-from charm_hf.models.scores_charm import expected_scores
+from ..models.scores_charm import expected_scores
+from .images import ImageSource
+from .labels import LabelScale, find_label_faults, normalize_distributions
+from .left_out import DatasetReport, LeftOut
 
 
 @dataclass
@@ -100,7 +100,7 @@ def to_dataset(
     table, features = _label_columns(
         annotations.take(kept), scores[kept], None if distributions is None else distributions[kept]
     )
-    info = DatasetInfo(description=scale.describe(), features=features, dataset_name=scale.dataset_name)
+    info = DatasetInfo(features=features, dataset_name=scale.dataset_name)
     kept_images = images.take(np.searchsorted(usable, kept))
     return kept_images.to_dataset(table, info, NamedSplit(split), cache_dir), report
 
@@ -140,10 +140,13 @@ def _label_columns(
 ) -> tuple[pa.Table, Features]:
     columns: dict[str, Any] = {"image_id": annotations.image_ids, "score": scores}
     features = Features(image_id=Value("string"), score=Value("float64"))
+    constants = annotations.scale.columns()
+    lists = {name: np.tile(value, (len(scores), 1)) for name, value in constants.items()}
     if distributions is not None:
-        bins = distributions.shape[1]
-        columns["distribution"] = pa.FixedSizeListArray.from_arrays(pa.array(distributions.ravel()), bins)
-        features["distribution"] = List(Value("float64"), length=bins)
+        lists["distribution"] = distributions
+    for name, rows in lists.items():
+        columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel(), pa.float64()), rows.shape[1])
+        features[name] = List(Value("float64"), length=rows.shape[1])
     for name, (values, kind) in annotations.extra.items():
         columns[name], features[name] = values, kind
     schema = features.arrow_schema

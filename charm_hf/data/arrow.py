@@ -11,7 +11,7 @@ import pyarrow as pa
 from datasets import Dataset, DatasetInfo, NamedSplit
 from datasets.table import InMemoryTable, MemoryMappedTable
 
-from charm_hf.files import write_bytes
+from ..files import write_bytes
 
 
 logger = logging.getLogger(__name__)

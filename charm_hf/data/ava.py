@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,11 +12,12 @@ from typing import Any, ClassVar
 import numpy as np
 from datasets import List, Value
 
-from charm_hf.data.annotations import Annotations
-from charm_hf.data.images import FolderImages
-from charm_hf.data.labels import LabelScale
-from charm_hf.data.report import LeftOut
-from charm_hf.data.tables import read_lines, require_file, require_folder, require_mostly_good
+from ..tables import open_text
+from .annotation_files import parse_lines, require_file, require_folder
+from .annotations import Annotations
+from .images import FolderImages
+from .labels import LabelScale
+from .left_out import LeftOut
 
 
 logger = logging.getLogger(__name__)
@@ -103,25 +104,21 @@ def load_ava_comments(path: str | os.PathLike[str], image_ids: Collection[str] |
     file = require_file(Path(path), "AVA-Comments")
     comments: dict[str, list[str]] = {}
     skipped = total = 0
-    for line in _lines(file):
-        total += 1
-        fields = line.split("#")
-        image_id = _integer(fields[1]) if len(fields) > 1 else None
-        if image_id is None:
-            skipped += 1
-        elif image_ids is None or str(image_id) in image_ids:
-            comments.setdefault(str(image_id), []).extend(text for field in fields[2:] if (text := field.strip()))
+    # A comment may hold a lone carriage return, which universal newlines would end the line at.
+    with open_text(file, newline="\n", errors="replace") as lines:
+        for line in filter(str.strip, lines):
+            total += 1
+            fields = line.split("#")
+            image_id = _integer(fields[1]) if len(fields) > 1 else None
+            if image_id is None:
+                skipped += 1
+            elif image_ids is None or str(image_id) in image_ids:
+                comments.setdefault(str(image_id), []).extend(text for field in fields[2:] if (text := field.strip()))
     if skipped:
         logger.warning("%s: skipped %d of %d lines, their second field is no image id.", file, skipped, total)
     if skipped == total:
         raise ValueError(f"{file}: expected lines `field0#image_id#comment1#comment2…`, found none.")
     return comments
-
-
-def _lines(path: Path) -> Iterator[str]:
-    # newline="\n": a comment may hold a lone carriage return, which universal newlines would end the line at.
-    with path.open(encoding="utf-8-sig", errors="replace", newline="\n") as file:
-        yield from (line for raw in file if (line := raw.rstrip("\r\n")).strip())
 
 
 def _integer(text: str) -> int | None:
@@ -133,27 +130,28 @@ def _integer(text: str) -> int | None:
 
 def _read_ratings(path: Path) -> tuple[np.ndarray, np.ndarray, list[LeftOut]]:
     """Ids (N,), counts (N, 10), and the lines that are not 15 integers."""
-    rows: list[list[int]] = []
-    malformed = []
-    for number, line in read_lines(path):
-        fields = line.split()
-        try:
-            if len(fields) != _NUM_COLUMNS:
-                raise ValueError(f"expected {_NUM_COLUMNS} columns, found {len(fields)}")
-            rows.append([int(field) for field in fields])
-        except ValueError as error:
-            malformed.append(LeftOut(f"{path.name}:{number}", str(error)))
-    require_mostly_good(path, len(rows), malformed, f"{_NUM_COLUMNS} integers a line, separated by spaces")
+    rows, malformed = parse_lines(path, _rating, f"{_NUM_COLUMNS} integers a line, separated by spaces")
     table = np.array(rows, dtype=np.int64).reshape(len(rows), _NUM_COLUMNS)
     return table[:, 1], table[:, _COUNTS], malformed
 
 
+def _rating(line: str) -> list[int]:
+    fields = line.split()
+    if len(fields) != _NUM_COLUMNS:
+        raise ValueError(f"expected {_NUM_COLUMNS} columns, found {len(fields)}")
+    return [int(field) for field in fields]
+
+
 def _read_test_ids(path: Path) -> set[int]:
     """Ids of the official test list, one a line."""
-    numbered = [(number, line, _integer(line)) for number, line in read_lines(path)]
-    ids = {image_id for _, _, image_id in numbered if image_id is not None}
-    strange = [LeftOut(f"{path.name}:{number}", repr(line)) for number, line, image_id in numbered if image_id is None]
+    ids, strange = parse_lines(path, _test_id, "one image id a line")
     if strange:
         logger.warning("%s: skipped %d lines without an image id, the first %s.", path, len(strange), strange[0])
-    require_mostly_good(path, len(ids), strange, "one image id a line")
-    return ids
+    return set(ids)
+
+
+def _test_id(line: str) -> int:
+    image_id = _integer(line)
+    if image_id is None:
+        raise ValueError(repr(line))
+    return image_id

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,16 +13,13 @@ import datasets
 import numpy as np
 from datasets import Dataset, DatasetDict, Image, Value
 
-from charm_hf.data.annotations import Annotations
-from charm_hf.data.images import EmbeddedImages, FolderImages, ImageSource, image_fields
-from charm_hf.data.labels import LabelScale, get_label_scale
-from charm_hf.data.report import LeftOut
-from charm_hf.data.tables import clean_name, read_delimited, read_text, require_mostly_good, to_floats
+from ..tables import TABLE_SUFFIXES, find_column, usual_column
+from .annotation_files import Columns, clean_name, read_columns, to_floats
+from .annotations import Annotations
+from .images import EmbeddedImages, FolderImages, ImageSource, image_fields
+from .labels import LABEL_COLUMNS, LabelScale, get_label_scale
 
 
-IMAGE_COLUMNS = ("image", "image_path", "image_name", "file_name", "filename", "path", "file")
-SCORE_COLUMNS = ("score", "mos", "mean_score", "mean", "average_score", "rating")
-SPLIT_COLUMNS = ("split", "set")
 # "c1", "rating_2.5", "count_10": one column a bin, named after the bin's value
 _BIN_COLUMN = re.compile(r"(c|bin|rating|score|votes?|count)_?(\d+(?:\.\d+)?)")
 _SPLIT_NAMES = {
@@ -32,59 +28,7 @@ _SPLIT_NAMES = {
     "test": ("test", "testing"),
 }
 _SPLIT_OF = {alias: split for split, aliases in _SPLIT_NAMES.items() for alias in aliases}
-_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
-
-
-@dataclass
-class Columns:
-    """A table of any origin.
-
-    Attributes:
-        source: how errors call it.
-        values: column name -> values, for tables read as text.
-        dataset: the table, if it is an Arrow one.
-        malformed: rows that could not be read.
-    """
-
-    source: str
-    values: dict[str, list[Any]] = field(default_factory=dict)
-    dataset: Dataset | None = None
-    malformed: list[LeftOut] = field(default_factory=list)
-
-    @property
-    def names(self) -> list[str]:
-        """Column names."""
-        return list(self.values) if self.dataset is None else self.dataset.column_names
-
-    def require(self, name: str) -> str:
-        """Return the name of a column if there is such a column."""
-        if name not in self.names:
-            raise ValueError(f"{self.source}: expected a column {name!r}, found {', '.join(self.names)}.")
-        return name
-
-    def get(self, name: str) -> list[Any]:
-        """Values of a column."""
-        self.require(name)
-        return self.values[name] if self.dataset is None else self.dataset.select_columns([name]).to_dict()[name]
-
-    def kind(self, name: str) -> Any:
-        """Type of a column."""
-        if self.dataset is not None:
-            return self.dataset.features[name]
-        return Dataset.from_dict({name: self.values[name]}).features[name]
-
-    def find(self, chosen: str | None, candidates: Sequence[str], what: str, required: bool = True) -> str | None:
-        """The chosen column, or the first candidate that is there, upper or lower case."""
-        if chosen is not None:
-            return self.require(chosen)
-        by_lower = {name.lower(): name for name in reversed(self.names)}
-        found = next((by_lower[candidate] for candidate in candidates if candidate in by_lower), None)
-        if found is None and required:
-            raise ValueError(
-                f"{self.source}: expected a column with the {what}, called {', '.join(candidates)} or named by "
-                f"`{what}_column=`; found {', '.join(self.names)}."
-            )
-        return found
+_SUFFIXES = (*TABLE_SUFFIXES, ".json")
 
 
 @dataclass(kw_only=True)
@@ -119,13 +63,13 @@ class ColumnOptions:
             folder: where relative file names start; its folder `images`, if there is one, comes first.
         """
         known = None if columns.dataset is None else get_label_scale(columns.dataset)
-        image = columns.find(self.image_column, IMAGE_COLUMNS, "image") or ""
+        image = find_column(columns.names, "path", columns.source, self.image_column, "`image_column=`")
         images, ids = _images(columns, image, folder)
-        id_column = columns.find(self.id_column, ("image_id",), "id", required=False)
+        id_column = _find(columns, "id", self.id_column)
         bins = self._bins(columns)
-        score = columns.find(self.score_column, SCORE_COLUMNS, "score", required=not bins)
+        score = _find(columns, "score", self.score_column, required=not bins)
         values = self._score_values(columns, bins, known)
-        extra = self._extra(columns, known, {image, id_column, score, *bins})
+        extra = self._extra(columns, known, {image, id_column, score, *bins, *LABEL_COLUMNS})
         return Annotations(
             image_ids=ids if id_column is None else [str(value) for value in columns.get(id_column)],
             images=images,
@@ -138,7 +82,8 @@ class ColumnOptions:
 
     def _bins(self, columns: Columns) -> list[str]:
         if self.distribution_columns is not None:
-            return [columns.require(name) for name in self.distribution_columns]
+            columns.require(*self.distribution_columns)
+            return list(self.distribution_columns)
         if "distribution" in columns.names:
             return ["distribution"]
         matches = sorted(filter(None, map(_BIN_COLUMN.fullmatch, columns.names)), key=lambda match: float(match[2]))
@@ -177,7 +122,8 @@ class ColumnOptions:
 
     def _extra(self, columns: Columns, known: LabelScale | None, used: set[str | None]) -> list[str]:
         if self.extra_columns is not None:
-            return [columns.require(name) for name in self.extra_columns]
+            columns.require(*self.extra_columns)
+            return list(self.extra_columns)
         # A dataset that this package saved comes back with all its columns.
         return [name for name in columns.names if name not in used] if known else []
 
@@ -262,7 +208,7 @@ class HubReader(ColumnOptions):
 
     def read(self, part: str) -> Annotations:
         """Rows of one split, or all rows."""
-        return self.annotate(Columns(self.source, dataset=self._parts[part]), self.name, self.root or Path())
+        return self.annotate(Columns(self.source, self._parts[part]), self.name, self.root or Path())
 
     def _load(self) -> Dataset | DatasetDict:
         folder = Path(self.source)
@@ -274,34 +220,10 @@ class HubReader(ColumnOptions):
         return datasets.load_dataset(self.source, **options)
 
 
-def read_columns(path: Path) -> Columns:
-    """Read a table by its suffix."""
-    suffix = path.suffix.lower()
-    if suffix in (".csv", ".tsv"):
-        table = read_delimited(path)
-        return Columns(str(path), dict(table.columns), malformed=table.malformed)
-    if suffix == ".parquet":
-        return Columns(str(path), dataset=Dataset.from_parquet(str(path)))
-    return _read_json_lines(path)
-
-
-def _read_json_lines(path: Path) -> Columns:
-    """One JSON object a line."""
-    rows: list[dict[str, Any]] = []
-    malformed = []
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            if not isinstance(row, dict):
-                raise ValueError("no JSON object")
-            rows.append(row)
-        except ValueError as error:
-            malformed.append(LeftOut(f"{path.name}:{number}", str(error)))
-    require_mostly_good(path, len(rows), malformed, "one JSON object a line")
-    names = dict.fromkeys(name for row in rows for name in row)
-    return Columns(str(path), {name: [row.get(name) for row in rows] for name in names}, malformed=malformed)
+def _find(columns: Columns, what: str, chosen: str | None, required: bool = False) -> str | None:
+    if chosen is None and not required:
+        return usual_column(columns.names, what)
+    return find_column(columns.names, what, columns.source, chosen, f"`{what}_column=`")
 
 
 def _table_files(root: Path) -> dict[str, Path]:
@@ -323,7 +245,7 @@ def _table_files(root: Path) -> dict[str, Path]:
 
 
 def _split_of_rows(columns: Columns, split_column: str | None) -> list[str | None]:
-    name = columns.find(split_column, SPLIT_COLUMNS, "split", required=False)
+    name = _find(columns, "split", split_column)
     if name is None:
         return []
     values = [str(value).lower() for value in columns.get(name)]

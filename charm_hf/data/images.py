@@ -15,9 +15,9 @@ import pyarrow as pa
 from datasets import Dataset, DatasetInfo, Features, Image, NamedSplit, concatenate_datasets
 from datasets.utils import tqdm
 
-from charm_hf.data.arrow import write_mapped
-from charm_hf.data.tables import require_folder
-from charm_hf.models.image_loading_charm import load_image
+from ..models.image_loading_charm import load_image
+from .annotation_files import require_folder
+from .arrow import write_mapped
 
 
 VERIFY = ("exists", "decode", None)

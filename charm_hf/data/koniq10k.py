@@ -9,11 +9,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from charm_hf.data.annotations import Annotations
-from charm_hf.data.images import FolderImages
-from charm_hf.data.labels import LabelScale
-from charm_hf.data.report import LeftOut
-from charm_hf.data.tables import Table, clean_name, read_delimited, require_file, require_folder, to_floats
+from .annotation_files import Columns, clean_name, read_columns, require_file, require_folder, to_floats
+from .annotations import Annotations
+from .images import FolderImages
+from .labels import LabelScale
+from .left_out import LeftOut
 
 
 _WITH_SETS = "koniq10k_distributions_sets.csv"
@@ -48,17 +48,17 @@ class Koniq10kReader:
     def read(self, part: str) -> Annotations:
         """Rows of one split, or all rows of the file without sets."""
         table, scale = self._table, LabelScale.of_preset(self.name)
-        names = [clean_name(name) for name in table.columns["image_name"]]
+        names = [clean_name(name) for name in table.get("image_name")]
         annotations = Annotations(
             image_ids=names,
             images=FolderImages(names, self.root / "1024x768", fallback=self.root),
             scale=scale if self._has_sets else replace(scale, score_range=_RANGE_WITHOUT_SETS),
-            scores=to_floats(table.columns["MOS"]),
+            scores=to_floats(table.get("MOS")),
             left_out={"malformed": list(table.malformed)},
         )
         if not self._has_sets:
             return annotations
-        sets = np.array([name.lower() for name in table.columns["set"]])
+        sets = np.array([name.lower() for name in table.get("set")])
         annotations.left_out["malformed"] += [
             LeftOut(names[row], f"set is {sets[row]!r}, expected one of {', '.join(_SETS.values())}")
             for row in np.flatnonzero(~np.isin(sets, list(_SETS.values())))
@@ -68,20 +68,20 @@ class Koniq10kReader:
     def __post_init__(self) -> None:
         require_folder(self.root, self.name)
         self._table = self._read_table()
-        self._has_sets = "set" in self._table.columns
+        self._has_sets = "set" in self._table.names
 
-    def _read_table(self) -> Table:
+    def _read_table(self) -> Columns:
         if self.annotation_file is not None:
             path = Path(self.annotation_file)
         elif (self.root / _WITH_SETS).is_file() or not (self.root / _WITHOUT_SETS).is_file():
             path = self.root / _WITH_SETS
         else:
             path = self.root / _WITHOUT_SETS
-        table = read_delimited(require_file(path, f"{self.name} (this or {_WITHOUT_SETS})"))
+        table = read_columns(require_file(path, f"{self.name} (this or {_WITHOUT_SETS})"))
         table.require("image_name", "MOS")
-        if ("set" in table.columns) == ("MOS_zscore" in table.columns):
+        if ("set" in table.names) == ("MOS_zscore" in table.names):
             raise ValueError(
                 f"{path}: expected either a column `set` (MOS from 0 to 100, as in {_WITH_SETS}) or a column "
-                f"`MOS_zscore` (MOS from 1 to 5, as in {_WITHOUT_SETS}); found {', '.join(table.columns)}."
+                f"`MOS_zscore` (MOS from 1 to 5, as in {_WITHOUT_SETS}); found {', '.join(table.names)}."
             )
         return table

@@ -1,19 +1,20 @@
-"""Labels in a dataset's own units: their scale, kept with the data, and which of them are usable."""
+"""Labels in a dataset's own units: their scale, kept in every row, and which of them are usable."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
+import pyarrow.compute as pc
 from datasets import Dataset
 
-from charm_hf.models.presets_charm import get_dataset_preset
+from ..models.presets_charm import get_dataset_preset
 
 
 # Rounding in a published table is no fault; as a share of the score range.
 _TOLERANCE = 1e-6
-_MARK = "charm_hf_labels="
+# Columns that tell the scale, in every row.
+LABEL_COLUMNS = ("score_range", "score_values")
 
 
 @dataclass(frozen=True)
@@ -36,31 +37,25 @@ class LabelScale:
         preset = get_dataset_preset(name)
         return cls(name, preset.score_range, preset.score_values)
 
-    def describe(self) -> str:
-        """One line for `DatasetInfo.description`, read back by `get_label_scale`."""
-        return _MARK + json.dumps(asdict(self))
+    def columns(self) -> dict[str, tuple[float, ...]]:
+        """What stands in every row of a dataset on this scale: column name -> its one value."""
+        known = {"score_range": self.score_range, "score_values": self.score_values}
+        return {name: value for name, value in known.items() if value is not None}
 
 
 def get_label_scale(dataset: Dataset) -> LabelScale | None:
-    """The scale written into a dataset by `load_aesthetic_dataset`; `None` for any other dataset.
+    """The scale of a dataset from `load_aesthetic_dataset`; `None` for any other dataset.
 
-    It stands in `dataset.info.description`, which `select`, `filter`, `map`, `shuffle`, `train_test_split`,
-    `concatenate_datasets` and `save_to_disk` keep.
+    It stands in the columns `score_range` and `score_values`, the same in every row, because columns are what every
+    operation of `datasets` keeps.
 
     Raises:
         ValueError: if datasets of unlike scales were concatenated.
     """
-    lines = (dataset.info.description or "").splitlines()
-    found = list(dict.fromkeys(line for line in lines if line.startswith(_MARK)))
-    if not found:
+    score_range, score_values = (_read_constant(dataset, name) for name in LABEL_COLUMNS)
+    if score_range is None:
         return None
-    scales = [_parse(line) for line in found]
-    if len({(scale.score_range, scale.score_values) for scale in scales}) > 1:
-        raise ValueError(
-            f"Expected labels on one scale, found {' and '.join(map(str, scales))}: bring the scores to one range "
-            "before you concatenate datasets."
-        )
-    return scales[0]
+    return LabelScale(dataset.info.dataset_name or "", (score_range[0], score_range[1]), score_values)
 
 
 def dataset_score_range(dataset: Dataset) -> tuple[float, float] | None:
@@ -105,14 +100,21 @@ def find_label_faults(
     return faults
 
 
-def _parse(line: str) -> LabelScale:
-    fields = json.loads(line.removeprefix(_MARK))
-    score_range, score_values = fields["score_range"], fields["score_values"]
-    return LabelScale(
-        fields["dataset_name"],
-        None if score_range is None else (score_range[0], score_range[1]),
-        None if score_values is None else tuple(score_values),
-    )
+def _read_constant(dataset: Dataset, name: str) -> tuple[float, ...] | None:
+    """The one value of a column of lists; `None` without such a column, and where it is empty."""
+    if name not in dataset.column_names:
+        return None
+    column = dataset.select_columns([name]).with_format("arrow")[:][name].drop_null()
+    if not len(column):
+        return None
+    values = pc.list_flatten(column).to_numpy().reshape(len(column), -1)
+    if (values != values[0]).any():
+        low, high = values.min(axis=0).tolist(), values.max(axis=0).tolist()
+        raise ValueError(
+            f"Expected labels on one scale, found a `{name}` from {low} to {high}: bring the scores to one range "
+            "before you concatenate datasets."
+        )
+    return tuple(values[0].tolist())
 
 
 def _short(values: np.ndarray) -> str:

@@ -8,10 +8,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from charm_hf.data.annotations import Annotations
-from charm_hf.data.images import FolderImages
-from charm_hf.data.labels import LabelScale
-from charm_hf.data.tables import clean_name, read_delimited, require_file, require_folder, to_floats
+from .annotation_files import clean_name, read_columns, require_file, require_folder, to_floats
+from .annotations import Annotations
+from .images import FolderImages
+from .labels import LabelScale
 
 
 _FILES = {"train": "PARA-GiaaTrain.csv", "test": "PARA-GiaaTest.csv"}
@@ -42,14 +42,14 @@ class ParaReader:
         require_folder(self.root, self.name)
         scale = LabelScale.of_preset(self.name)
         levels = [f"aestheticScore_{value:.1f}" for value in scale.score_values or ()]
-        table = read_delimited(require_file(self.root / "annotation" / _FILES[part], self.name))
+        table = read_columns(require_file(self.root / "annotation" / _FILES[part], self.name))
         table.require("imageName", "sessionId", *levels)
-        sessions, names = table.columns["sessionId"], table.columns["imageName"]
+        sessions, names = table.get("sessionId"), table.get("imageName")
         files = [clean_name(f"{session}/{name}") for session, name in zip(sessions, names, strict=True)]
         return Annotations(
             image_ids=files,
             images=FolderImages(files, self.root / "imgs"),
             scale=scale,
-            counts=np.stack([to_floats(table.columns[level]) for level in levels], axis=1),
+            counts=np.stack([to_floats(table.get(level)) for level in levels], axis=1),
             left_out={"malformed": table.malformed},
         )

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from charm_hf.data.images import FolderIndex, fold_name
-from charm_hf.data.tables import require_folder
+from .annotation_files import require_folder
+from .images import FolderIndex, fold_name
 
 
 # What counts as a suffix of a photo's name; anything else behind a dot is part of the name.

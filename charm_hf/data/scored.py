@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from charm_hf.data.annotations import Annotations
-from charm_hf.data.images import FolderImages
-from charm_hf.data.labels import LabelScale
-from charm_hf.data.tables import clean_name, read_delimited, require_file, require_folder, to_floats
+from .annotation_files import clean_name, read_columns, require_file, require_folder, to_floats
+from .annotations import Annotations
+from .images import FolderImages
+from .labels import LabelScale
 
 
 @dataclass
@@ -33,14 +33,14 @@ class Tad66kReader:
     def read(self, part: str) -> Annotations:
         """Rows of one split."""
         require_folder(self.root, self.name)
-        table = read_delimited(require_file(self.root / self.files[part], self.name))
+        table = read_columns(require_file(self.root / self.files[part], self.name))
         table.require("image", "score")
-        names = [clean_name(name) for name in table.columns["image"]]
+        names = [clean_name(name) for name in table.get("image")]
         return Annotations(
             image_ids=names,
             images=FolderImages(names, self.root / "images", fallback=self.root),
             scale=LabelScale.of_preset(self.name),
-            scores=to_floats(table.columns["score"]),
+            scores=to_floats(table.get("score")),
             left_out={"malformed": table.malformed},
         )
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from charm_hf.data.annotations import Annotations
-from charm_hf.data.images import FolderImages
-from charm_hf.data.labels import LabelScale
-from charm_hf.data.report import LeftOut
-from charm_hf.data.tables import Table, clean_name, require_file, require_folder, to_floats
+from .annotation_files import Columns, clean_name, require_file, require_folder, to_floats
+from .annotations import Annotations
+from .images import FolderImages
+from .labels import LabelScale
+from .left_out import LeftOut
 
 
 _ANNOTATION_FILE = "Annotations/MOS and Image attribute scores.xlsx"
@@ -42,17 +42,17 @@ class SpaqReader:
         path = Path(self.annotation_file) if self.annotation_file else self.root / _ANNOTATION_FILE
         table = read_spreadsheet(require_file(path, self.name))
         table.require("Image name", "MOS")
-        names = [clean_name(name) for name in table.columns["Image name"]]
+        names = [clean_name(name) for name in table.get("Image name")]
         return Annotations(
             image_ids=names,
             images=FolderImages(names, self.root / "TestImage", fallback=self.root),
             scale=LabelScale.of_preset(self.name),
-            scores=to_floats(table.columns["MOS"]),
+            scores=to_floats(table.get("MOS")),
             left_out={"malformed": table.malformed},
         )
 
 
-def read_spreadsheet(path: Path) -> Table:
+def read_spreadsheet(path: Path) -> Columns:
     """First sheet of an Excel workbook, its first row being the header.
 
     Raises:
@@ -73,10 +73,9 @@ def read_spreadsheet(path: Path) -> Table:
         rows = [["" if cell is None else str(cell).strip() for cell in row] for row in sheet.values]
     finally:
         workbook.close()
-    header = rows[0] if rows else []
-    width = len(header)
-    body = [(number, (row + [""] * width)[:width]) for number, row in enumerate(rows[1:], start=2) if any(row)]
-    good = [row for _, row in body if row[0]]
-    malformed = [LeftOut(f"{path.name}:{number}", "no image name") for number, row in body if not row[0]]
+    header, *body = rows or [[]]
+    numbered = [(number, row + [""] * len(header)) for number, row in enumerate(body, start=2) if any(row)]
+    good = [row for _, row in numbered if row[0]]
+    malformed = [LeftOut(f"{path.name}:{number}", "no image name") for number, row in numbered if not row[0]]
     columns = {name: [row[index] for row in good] for index, name in enumerate(header) if name}
-    return Table(path, columns, malformed)
+    return Columns(str(path), columns, malformed)

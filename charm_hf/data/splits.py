@@ -11,7 +11,7 @@ from typing import Any
 
 import datasets
 
-from charm_hf.files import write_json
+from ..files import write_json
 
 
 logger = logging.getLogger(__name__)

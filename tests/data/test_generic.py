@@ -107,6 +107,8 @@ def test_lists_of_votes_and_comments_come_from_json_lines(photos):
         "image": None,
         "image_id": "2.jpg",
         "score": 2.25,
+        "score_range": [1, 3],
+        "score_values": [1, 2, 3],
         "distribution": [0.25, 0.25, 0.5],
         "comments": ["nice", "nice"],
     }
@@ -146,11 +148,11 @@ def test_a_single_table_is_divided_on_request(photos):
 def test_a_table_without_the_needed_columns_tells_what_it_looked_for(photos):
     root, names = photos
     write_csv(root / "t.csv", ["photo", "beauty"], [[name, 1] for name in names])
-    with pytest.raises(ValueError, match=r"image_path.*`image_column=`; found photo, beauty"):
+    with pytest.raises(ValueError, match=r"image_path.*`image_column=`; found 'photo', 'beauty'"):
         load_aesthetic_dataset("csv", root / "t.csv")
-    with pytest.raises(ValueError, match=r"score, mos.*`score_column=`; found photo, beauty"):
+    with pytest.raises(ValueError, match=r"score, mos.*`score_column=`; found 'photo', 'beauty'"):
         load_aesthetic_dataset("csv", root / "t.csv", image_column="photo")
-    with pytest.raises(ValueError, match=r"expected a column 'mos', found photo, beauty"):
+    with pytest.raises(ValueError, match=r"expected a column 'mos', found 'photo', 'beauty'"):
         load_aesthetic_dataset("csv", root / "t.csv", image_column="photo", score_column="mos")
     with pytest.raises(FileNotFoundError, match=r"one a split .*; found none"):
         load_aesthetic_dataset("csv", root / "images")

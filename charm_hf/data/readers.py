@@ -11,18 +11,18 @@ from typing import Any, Literal, overload
 import numpy as np
 from datasets import Dataset
 
-from charm_hf.data.aadb import AadbReader
-from charm_hf.data.annotations import Annotations, Reader, to_dataset
-from charm_hf.data.arrow import default_cache_dir
-from charm_hf.data.ava import AvaReader
-from charm_hf.data.generic import HubReader, TableReader
-from charm_hf.data.images import VERIFY
-from charm_hf.data.koniq10k import Koniq10kReader
-from charm_hf.data.para import ParaReader
-from charm_hf.data.report import DatasetReport
-from charm_hf.data.scored import BaidReader, Tad66kReader
-from charm_hf.data.spaq import SpaqReader
-from charm_hf.data.splits import default_split_folders, seeded_part
+from .aadb import AadbReader
+from .annotations import Annotations, Reader, to_dataset
+from .arrow import default_cache_dir
+from .ava import AvaReader
+from .generic import HubReader, TableReader
+from .images import VERIFY
+from .koniq10k import Koniq10kReader
+from .left_out import DatasetReport
+from .para import ParaReader
+from .scored import BaidReader, Tad66kReader
+from .spaq import SpaqReader
+from .splits import default_split_folders, seeded_part
 
 
 logger = logging.getLogger(__name__)
@@ -106,8 +106,9 @@ def load_aesthetic_dataset(
     Returns:
         A memory-mapped dataset with the columns
         `image` (lazy, gives PIL images, EXIF orientation applied), `image_id` (`str`), `score` (in the dataset's own
-        units, see `dataset_score_range`) and, where the dataset has votes (AVA, PARA), `distribution` (K shares that
-        sum to 1; `score` is its mean). AVA also has `num_votes`. With `return_report=True`, the pair
+        units), `score_range` (lowest and highest possible score, the same in every row, where it is known) and, where
+        the dataset has votes (AVA, PARA), `distribution` (K shares that sum to 1; `score` is its mean) and
+        `score_values` (the K bins' centres). AVA also has `num_votes`. With `return_report=True`, the pair
         `(dataset, report)`.
 
     Raises:
