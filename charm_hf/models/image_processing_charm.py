@@ -16,6 +16,7 @@ from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
 from transformers.utils import TensorType
 
+from .backbones_charm import get_backbone
 from .checkpoint_charm import CHARM_AUTO_MAP, CardMixin, save_code_files
 from .image_loading_charm import array_to_tensor, describe_source, load_image, rgb_planes
 from .patch_selection_charm import SELECTIONS, draw_salient, measure_importance, rank_regions
@@ -203,6 +204,26 @@ class CharmImageProcessor(CardMixin, BaseImageProcessor):
         if preset.longest_edge is not None:
             parameters |= {"do_resize": True, "size": {"longest_edge": preset.longest_edge}}
         return cls(**{**parameters, **overrides})
+
+    @classmethod
+    def for_model(cls, model: Any, dataset: str | None = None, **overrides: Any) -> CharmImageProcessor:
+        """Processor that fits a model: its patch size, its scales, and the pixel statistics of its type of encoder.
+
+        Args:
+            model: a Charm model or its [`CharmConfig`].
+            dataset: whose sequence length and longest edge to take (see [`~CharmImageProcessor.for_dataset`]).
+            overrides: any parameter of the constructor, such as the `image_mean` of unusual weights.
+        """
+        config = getattr(model, "config", model)
+        encoder = get_backbone(config.backbone_config.model_type)
+        fitting = {
+            "patch_size": config.patch_size,
+            "num_scales": config.num_scales,
+            "image_mean": encoder.image_mean,
+            "image_std": encoder.image_std,
+            **overrides,
+        }
+        return cls(**fitting) if dataset is None else cls.for_dataset(dataset, **fitting)
 
     def __call__(self, images: Any, saliency_maps: Any = None, **kwargs: Any) -> BatchFeature:
         """See [`~CharmImageProcessor.preprocess`]."""

@@ -12,7 +12,6 @@ from transformers import AutoConfig
 from transformers.image_processing_base import ImageProcessingMixin
 
 from charm_hf.data import LabelScale
-from charm_hf.models.backbones_charm import get_backbone
 from charm_hf.models.configuration_charm import CharmConfig
 from charm_hf.models.image_processing_charm import CharmImageProcessor
 from charm_hf.models.modeling_charm import CharmForAestheticScoring
@@ -81,27 +80,21 @@ def build_processor(
         dataset_name: a published dataset gives its sequence length and longest edge.
         parameters: of the processor; they win.
     """
-    fitting = {"patch_size": config.patch_size, "num_scales": config.num_scales}
-    fitting |= {**pixel_statistics(source, config), **parameters}
-    if dataset_name is not None:
-        return CharmImageProcessor.for_dataset(dataset_name, **fitting)
-    if source is not None and AutoConfig.from_pretrained(source).model_type == CharmConfig.model_type:
+    fitting = {**pixel_statistics(source), **parameters}
+    is_charm = source is not None and AutoConfig.from_pretrained(source).model_type == CharmConfig.model_type
+    if dataset_name is None and is_charm:
+        fitting = {"patch_size": config.patch_size, "num_scales": config.num_scales, **fitting}
         return CharmImageProcessor.from_pretrained(source, **fitting)
-    return CharmImageProcessor(**fitting)
+    return CharmImageProcessor.for_model(config, dataset_name, **fitting)
 
 
-def pixel_statistics(source: str | None, config: CharmConfig) -> dict[str, Any]:
-    """`image_mean` and `image_std` that a backbone was pretrained with.
-
-    As the image processor of `source` states them; else, the usual ones of the backbone's type.
-    """
-    usual = get_backbone(config.backbone_config.model_type)
-    statistics: dict[str, Any] = {"image_mean": list(usual.image_mean), "image_std": list(usual.image_std)}
+def pixel_statistics(source: str | None) -> dict[str, Any]:
+    """`image_mean` and `image_std` that a checkpoint was pretrained with, as its own image processor states them."""
     stated: dict[str, Any] = {}
     if source is not None:
         with suppress(OSError):  # it has none
             stated, _ = ImageProcessingMixin.get_image_processor_dict(source)
-    return {name: stated.get(name) or value for name, value in statistics.items()}
+    return {name: stated[name] for name in ("image_mean", "image_std") if stated.get(name) is not None}
 
 
 def label_column(loss: str, config: Any, columns: Sequence[str]) -> str:

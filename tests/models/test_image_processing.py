@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from support import FIXTURES, photo_path
+from support import FIXTURES, photo_path, tiny_model
 
 from charm_hf import CharmImageProcessor
 from charm_hf.models.presets_charm import DATASET_PRESETS
@@ -82,6 +82,18 @@ def test_presets_carry_the_published_length_and_longest_edge(name: str) -> None:
     assert CharmImageProcessor.for_dataset(name, max_num_patches=99).max_num_patches == 99
     with pytest.raises(ValueError, match="aadb, ava"):
         CharmImageProcessor.for_dataset("imagenet")
+
+
+@pytest.mark.parametrize(
+    ("model_type", "mean"), [("vit", [0.5] * 3), ("dinov2", [0.485, 0.456, 0.406]), ("dinov2_with_registers", None)]
+)
+def test_a_processor_for_a_model_normalizes_as_its_encoder_was_pretrained(model_type: str, mean: list | None) -> None:
+    model = tiny_model(model_type)
+    processor = CharmImageProcessor.for_model(model, "ava")
+    assert (processor.patch_size, processor.num_scales) == (model.config.patch_size, model.config.num_scales)
+    assert processor.max_num_patches == 512
+    assert processor.image_mean == pytest.approx(mean or [0.485, 0.456, 0.406])
+    assert CharmImageProcessor.for_model(model.config, image_mean=[0.1] * 3).image_mean == [0.1] * 3
 
 
 def test_outputs_have_the_documented_shapes_and_types() -> None:
