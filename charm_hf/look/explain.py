@@ -157,7 +157,7 @@ def explain(
 
 def _see(image: Any, processor: Any, processor_kwargs: dict[str, Any]) -> tuple[SeenPhoto, Any, Any]:
     """The photo with its tokens, the image to score, and the processor's output for it."""
-    if not hasattr(processor, "covered_area"):
+    if not getattr(processor, "is_charm", False):
         raise ValueError(f"Expected a processor that makes Charm tokens, got {type(processor).__name__}.")
     is_array = isinstance(image, (np.ndarray, torch.Tensor))
     photo = _photo_of_array(image, processor_kwargs) if is_array else load_image(image)

@@ -98,7 +98,7 @@ def reads_comments(pipeline: Any) -> bool:
 
 def has_charm_tokens(pipeline: Any) -> bool:
     """Whether there are regions to select, and tokens to show."""
-    return hasattr(pipeline.image_processor, "covered_area")
+    return pipeline.is_charm
 
 
 def check_pixels(path: str, limits: DemoLimits) -> tuple[int, int]:

@@ -174,6 +174,7 @@ class CharmImageProcessor(CardMixin, BaseImageProcessor):
         "spatial_shapes",
     ]
 
+    is_charm: ClassVar[bool] = True  # as of [`MmlqProcessor`], which may hold another image processor
     size: dict[str, int] | None
     seed: int | Sequence[int] | None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -508,24 +509,7 @@ class MmlqForAestheticScoring(MmlqPreTrainedModel):
         self.post_init()
 
     @can_return_tuple
-    def forward(
-        self,
-        pixel_values: torch.Tensor | None = None,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.Tensor | None = None,
-        pixel_attention_mask: torch.Tensor | None = None,
-        scale_ids: torch.Tensor | None = None,
-        patch_positions: torch.Tensor | None = None,
-        spatial_shapes: torch.Tensor | None = None,
-        vision_features: torch.Tensor | None = None,
-        vision_attention_mask: torch.Tensor | None = None,
-        text_features: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
-        return_dict: bool | None = None,
-    ) -> MmlqAestheticOutput:
+    def forward(self, *inputs: Any, labels: torch.Tensor | None = None, **named_inputs: Any) -> MmlqAestheticOutput:
         """Score a batch of photos, with their comments where there are any; the inputs are those of [`MmlqModel`].
 
         Args:
@@ -535,26 +519,16 @@ class MmlqForAestheticScoring(MmlqPreTrainedModel):
         Raises:
             ValueError: for labels of another shape, and as [`MmlqModel`].
         """
-        outputs: MmlqModelOutput = self.mmlq(
-            pixel_values=pixel_values,
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            pixel_attention_mask=pixel_attention_mask,
-            scale_ids=scale_ids,
-            patch_positions=patch_positions,
-            spatial_shapes=spatial_shapes,
-            vision_features=vision_features,
-            vision_attention_mask=vision_attention_mask,
-            text_features=text_features,
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
-            return_dict=True,
-        )
+        outputs: MmlqModelOutput = self.mmlq(*inputs, **{**named_inputs, "return_dict": True})
         logits = self.head(outputs.pooler_output)
         predicted = interpret_logits(logits, self.config)
         loss = None if labels is None else aesthetic_loss(predicted, labels, self.config.score_range)
         return MmlqAestheticOutput(loss=loss, logits=logits, **predicted._asdict(), **outputs)
+
+    # `Trainer` gives a model what its signature names.
+    _shared = inspect.signature(MmlqModel.forward)
+    _own = inspect.signature(forward).parameters["labels"]
+    forward.__signature__ = _shared.replace(parameters=[*_shared.parameters.values(), _own])  # type: ignore[attr-defined]
 
 
 __all__ = ["MmlqForAestheticScoring", "MmlqModel", "MmlqPreTrainedModel"]

@@ -65,6 +65,11 @@ class ImageAestheticsPipeline(CardMixin, Pipeline):
         """What produces the scores: model, revision, dtype and versions (see `describe_provenance`)."""
         return describe_provenance(self.model)
 
+    @property
+    def is_charm(self) -> bool:
+        """Whether photos become Charm tokens, so that there are regions to select."""
+        return (self.processor or self.image_processor).is_charm
+
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
         """Score one photo (a `dict`), a list or dataset (a list), or a generator (an iterator of results)."""
         if _is_lazy_sequence(inputs):
@@ -90,7 +95,7 @@ class ImageAestheticsPipeline(CardMixin, Pipeline):
             input_, comments = input_["image"], input_.get("comments")
         if num_views == 1:
             views = [self._tokenize(input_, comments, processor_kwargs)]
-        elif not hasattr(self.image_processor, "stochastic_selection"):
+        elif not self.is_charm:
             raise ValueError("`num_views` needs Charm tokens: other image processors have nothing to select.")
         else:
             seed = processor_kwargs.get("seed", self.image_processor.seed) or 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,12 +16,15 @@ from transformers.utils import TensorType, logging
 from .checkpoint_charm import MMLQ_AUTO_MAP, save_code_files
 from .encoders_mmlq import HUB_ARGUMENTS
 from .image_loading_charm import load_image
+from .plan_charm import PhotoPlan
 
 
 logger = logging.get_logger(__name__)
 
 # BERT's, and the paper's.
 MAX_TEXT_LENGTH = 512
+# Side of the smallest patches in use, in pixels: an image processor does not know those of its encoder.
+SMALLEST_PATCH = 14
 
 
 def batch_comments(comments: Any, num_images: int, is_single: bool) -> list[list[str]]:
@@ -85,6 +88,16 @@ def check_tokenizer(tokenizer: Any, text_config: PretrainedConfig) -> None:
         )
 
 
+class SquarePlan(NamedTuple):
+    """What image processors other than Charm's make of every photo.
+
+    Attributes:
+        num_tokens: at most so many, whatever the encoder's patches.
+    """
+
+    num_tokens: int
+
+
 class MmlqProcessor(ProcessorMixin):
     r"""Prepare photos and their comments for [`MmlqForAestheticScoring`].
 
@@ -140,6 +153,7 @@ class MmlqProcessor(ProcessorMixin):
         return_tensors: str | TensorType | None = "pt",
         max_text_length: int | None = None,
         return_num_truncated_tokens: bool = False,
+        plans: Sequence[PhotoPlan | SquarePlan] | None = None,
         **images_kwargs: Any,
     ) -> BatchFeature:
         """Prepare one photo or a list of photos.
@@ -151,6 +165,7 @@ class MmlqProcessor(ProcessorMixin):
             return_tensors: `"pt"` or `"np"`.
             max_text_length: for this call only.
             return_num_truncated_tokens: return the number of tokens that were cut off, too.
+            plans: what [`~MmlqProcessor.plan`] said of each photo, where it was asked before.
             images_kwargs: for the image processor.
 
         Returns:
@@ -162,6 +177,8 @@ class MmlqProcessor(ProcessorMixin):
         """
         is_single = not isinstance(images, (list, tuple)) and getattr(images, "ndim", 3) != 4
         photos = [images] if is_single else list(images)
+        if plans is not None and self.is_charm:
+            images_kwargs["plans"] = plans
         features = dict(self.image_processor(self._read(photos), return_tensors=return_tensors, **images_kwargs))
         if comments is not None:
             texts = batch_comments(comments, len(photos), is_single)
@@ -171,7 +188,7 @@ class MmlqProcessor(ProcessorMixin):
         return BatchFeature(features)
 
     def _read(self, photos: list[Any]) -> list[Any]:
-        if "patch_positions" in self.image_processor.model_input_names:  # Charm's reads by itself, at a reduced size
+        if self.is_charm:  # reads by itself, at a reduced size
             return photos
         return [photo if isinstance(photo, (np.ndarray, torch.Tensor)) else load_image(photo) for photo in photos]
 
@@ -207,6 +224,39 @@ class MmlqProcessor(ProcessorMixin):
                 encoded["attention_mask"][row] = [0] * len(encoded["attention_mask"][row])
         padded = self.tokenizer.pad(encoded, padding=True, return_attention_mask=True)
         return BatchFeature({**padded, "num_truncated_tokens": lost}, tensor_type=return_tensors)
+
+    @property
+    def is_charm(self) -> bool:
+        """Whether photos become Charm tokens, so that there are regions to select."""
+        return getattr(self.image_processor, "is_charm", False)
+
+    @property
+    def seed(self) -> int | Sequence[int] | None:
+        """Seed of the image processor, where it has one."""
+        return getattr(self.image_processor, "seed", None)
+
+    def num_tokens(self, height: int, width: int, **images_kwargs: Any) -> int:
+        """Count the visual tokens of a photo of this size in pixels, without its pixels; see `plan`."""
+        return self.plan(height, width, **images_kwargs).num_tokens
+
+    def plan(self, height: int, width: int, **images_kwargs: Any) -> PhotoPlan | SquarePlan:
+        """Say what becomes of a photo of this size in pixels, without its pixels.
+
+        Args:
+            images_kwargs: for Charm's image processor.
+
+        Raises:
+            ValueError: for parameters that the image processor does not have.
+        """
+        if self.is_charm:
+            return self.image_processor.plan(height, width, **images_kwargs)
+        if images_kwargs:
+            kind = type(self.image_processor).__name__
+            raise ValueError(f"{', '.join(images_kwargs)}: only Charm tokens have these parameters, not {kind}.")
+        cropped = getattr(self.image_processor, "do_center_crop", False)
+        size = self.image_processor.crop_size if cropped else self.image_processor.size
+        rows, columns = ((size.get(edge) or size["shortest_edge"]) // SMALLEST_PATCH for edge in ("height", "width"))
+        return SquarePlan(rows * columns)
 
     def check_text_encoder(self, text_config: PretrainedConfig) -> None:
         """Raise `ValueError` if the tokenizer cannot belong to the text encoder of this configuration."""

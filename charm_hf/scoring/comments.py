@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..tables import TABLE_SUFFIXES, Table, find_column
 from .items import Item
@@ -75,50 +75,3 @@ def read_comments(table: str | os.PathLike, comment_column: str | None = None) -
 def reads_comments(processor: Any) -> bool:
     """Whether a processor takes comments beside photos."""
     return hasattr(processor, "tokenizer")
-
-
-class CommentedProcessor:
-    """An [`MmlqProcessor`] that plans photos as [`CharmImageProcessor`] does.
-
-    Args:
-        processor: prepares photos and comments.
-        vision_config: of the model's vision encoder; tells the number of tokens where it is the same for all photos.
-    """
-
-    def __init__(self, processor: Any, vision_config: Any) -> None:
-        self.processor = processor
-        self.tokenizer = processor.tokenizer
-        self.vision_config = vision_config
-        self.is_charm = hasattr(processor.image_processor, "plan")
-
-    @property
-    def seed(self) -> Any:
-        """Seed of the image processor."""
-        return self.processor.image_processor.seed
-
-    def plan(self, height: int, width: int, **parameters: Any) -> Any:
-        """How a photo becomes visual tokens.
-
-        Raises:
-            ValueError: for parameters that the image processor does not have.
-        """
-        if self.is_charm:
-            return self.processor.image_processor.plan(height, width, **parameters)
-        if parameters:
-            kind = type(self.processor.image_processor).__name__
-            raise ValueError(f"{', '.join(parameters)}: only Charm tokens have these parameters, not {kind}.")
-        return _SamePlan((self.vision_config.image_size // self.vision_config.patch_size) ** 2)
-
-    def __call__(self, images: Any, comments: Any = None, plans: Any = None, **parameters: Any) -> Any:
-        """Prepare photos and the comments on them."""
-        return self.processor(images, comments, **({"plans": plans} if self.is_charm else {}), **parameters)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Serialize the parameters."""
-        return self.processor.to_dict()
-
-
-class _SamePlan(NamedTuple):
-    """The plan of every photo that is squeezed into one square."""
-
-    num_tokens: int

@@ -8,7 +8,6 @@ import torch
 from transformers import AutoImageProcessor, AutoModel, AutoProcessor
 
 from ..models.configuration_mmlq import MmlqConfig
-from .comments import CommentedProcessor
 
 
 DEMONSTRATION_NOTICE = (
@@ -59,9 +58,8 @@ def load_for_scoring(
     folder = resolve_checkpoint(model, dataset=subfolder, revision=revision) if model else embedded_model_path()
     network = AutoModel.from_pretrained(folder, dtype=torch_dtype, trust_remote_code=trust_remote_code)
     if network.config.model_type == MmlqConfig.model_type:
-        reader = AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        reader.check_text_encoder(network.config.text_config)
-        processor: Any = CommentedProcessor(reader, network.config.vision_config)
+        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        processor.check_text_encoder(network.config.text_config)
     else:
         processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
     network = network.to(device or default_device()).eval().requires_grad_(False)

@@ -73,8 +73,7 @@ class CommentedDataset(TokenizedDataset):
     def __init__(self, *args: Any, max_comments: int | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.max_comments = max_comments
-        self.is_charm = hasattr(self.processor.image_processor, "patch_selection")
-        if not self.is_charm:  # nothing to select
+        if not self.processor.is_charm:  # nothing to select
             for name in ("patch_selection", "stochastic_selection"):
                 self.processor_kwargs.pop(name, None)
 
@@ -86,5 +85,5 @@ class CommentedDataset(TokenizedDataset):
     def _tokenize(
         self, row: Mapping[str, Any], image: Image.Image, seed: int, saliency_map: Image.Image | None = None
     ) -> Mapping[str, Any]:
-        kwargs = {**self.processor_kwargs, **({"seed": seed} if self.is_charm else {})}
+        kwargs = {**self.processor_kwargs, **({"seed": seed} if self.processor.is_charm else {})}
         return self.processor([image], [self.comments_of(row)], **kwargs)

@@ -153,3 +153,15 @@ def test_a_tokenizer_of_another_encoder_is_refused():
 def test_a_length_without_room_for_a_word_is_refused():
     with pytest.raises(ValueError, match="max_text_length"):
         tiny_processor(max_text_length=2)
+
+
+def test_visual_tokens_are_counted_without_pixels():
+    charm, square = tiny_processor("charm"), tiny_processor("clip")
+    image = photos(1)[0]
+    assert charm.is_charm
+    assert charm.num_tokens(image.height, image.width) == charm(image)["pixel_values"].shape[1]
+    assert not square.is_charm
+    height, width = square(image)["pixel_values"].shape[-2:]
+    assert square.num_tokens(9999, 10) == (height // 14) * (width // 14)
+    with pytest.raises(ValueError, match="max_num_patches: only Charm tokens"):
+        square.num_tokens(100, 100, max_num_patches=5)
