@@ -4,59 +4,51 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 from datasets import List, Value
 
 from ..models.presets_charm import AADB_ATTRIBUTES
-from .annotation_files import clean_name, parse_lines, require_file, require_folder, to_floats
+from .annotation_files import clean_name, parse_lines, to_floats
 from .annotations import Annotations
 from .images import FolderImages, fold_name
 from .labels import LabelScale
 from .left_out import LeftOut
+from .published import PublishedReader
 
 
-# split -> its part in the names of the list files, and its image folder
-_SPLITS = {
-    "train": ("Train", "datasetImages_originalSize"),
-    "validation": ("Validation", "datasetImages_originalSize"),
-    "test": ("TestNew", "AADB_newtest_originalSize"),
-}
 _ATTRIBUTE_RANGE = (-1.0, 1.0)
 _SCORE_PREFIX = re.compile(r"^[01]\.\d+_")
 
 
 @dataclass
-class AadbReader:
+class AadbReader(PublishedReader):
     """`imgListFiles_label/imgList<Split>Regression_<what>.txt` and two image folders.
 
     Names of the new test images may carry their score in front (`0.500_farm1_….jpg`), in the lists or on disk or in
     both; they are matched, and given as `image_id`, without it.
 
     Attributes:
-        root: folder of the download.
         attributes: add the column `attributes`, 11 numbers in [-1, 1] in the order of `AADB_ATTRIBUTES`.
     """
 
-    root: Path
     attributes: bool = False
 
     name: ClassVar[str] = "aadb"
-    test_size: ClassVar[None] = None
-
-    def official_splits(self) -> tuple[str, ...]:
-        """The three splits of the authors."""
-        return tuple(_SPLITS)
+    # split -> its part in the names of the list files, and its image folder
+    splits: ClassVar[dict[str, tuple[str, str]]] = {
+        "train": ("Train", "datasetImages_originalSize"),
+        "validation": ("Validation", "datasetImages_originalSize"),
+        "test": ("TestNew", "AADB_newtest_originalSize"),
+    }
 
     def read(self, part: str) -> Annotations:
         """Rows of one split."""
-        require_folder(self.root, self.name)
         files, scores, malformed = self._read_list(part, "score")
         annotations = Annotations(
             image_ids=[strip_score_prefix(file) for file in files],
-            images=FolderImages(files, self.root / _SPLITS[part][1], key=_match_key),
+            images=FolderImages(files, self.root / self.splits[part][1], key=_match_key),
             scale=LabelScale.of_preset(self.name),
             scores=scores,
             left_out={"malformed": malformed},
@@ -88,8 +80,7 @@ class AadbReader:
 
     def _read_list(self, part: str, what: str) -> tuple[list[str], np.ndarray, list[LeftOut]]:
         """File names, values, and malformed lines of a list `name value`."""
-        name = f"imgList{_SPLITS[part][0]}Regression_{what}.txt"
-        path = require_file(self.root / "imgListFiles_label" / name, self.name)
+        path = self.file(f"imgListFiles_label/imgList{self.splits[part][0]}Regression_{what}.txt")
         rows, malformed = parse_lines(path, _name_and_value, "`name value` a line")
         return [file for file, _ in rows], to_floats([value for _, value in rows]), malformed
 

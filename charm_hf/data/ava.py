@@ -13,11 +13,12 @@ import numpy as np
 from datasets import List, Value
 
 from ..tables import open_text
-from .annotation_files import parse_lines, require_file, require_folder
+from .annotation_files import parse_lines, require_file
 from .annotations import Annotations
 from .images import FolderImages
 from .labels import LabelScale
 from .left_out import LeftOut
+from .published import PublishedReader
 
 
 logger = logging.getLogger(__name__)
@@ -31,30 +32,23 @@ _COUNTS = slice(2, 12)
 
 
 @dataclass
-class AvaReader:
+class AvaReader(PublishedReader):
     """`AVA.txt`, `images/<id>.jpg`, and `aesthetics_image_lists/generic_test.jpgl` for the test part.
 
     Attributes:
-        root: folder of the download.
         comments: `True` for `AVA_Comments_Full.txt` in `root`, or its path, or what `load_ava_comments` returned:
             adds the column `comments`, a list of strings, empty where an image has none.
     """
 
-    root: Path
     comments: bool | str | os.PathLike[str] | Mapping[str, list[str]] | None = None
 
     name: ClassVar[str] = "ava"
-    test_size: ClassVar[None] = None
-
-    def official_splits(self) -> tuple[str, ...]:
-        """Test as listed by the authors, train the rest."""
-        return ("train", "test")
+    splits: ClassVar[dict[str, str]] = {"train": "the rest", "test": "as listed by the authors"}
 
     def read(self, part: str) -> Annotations:
         """Rows of one part, in the order of `AVA.txt`."""
-        require_folder(self.root, self.name)
-        ids, counts, malformed = _read_ratings(require_file(self.root / _RATINGS_FILE, self.name))
-        listed = _read_test_ids(require_file(self.root / _TEST_FILE, self.name))
+        ids, counts, malformed = _read_ratings(self.file(_RATINGS_FILE))
+        listed = _read_test_ids(self.file(_TEST_FILE))
         in_test = np.isin(ids, list(listed))
         if part == "test":
             unrated = sorted(listed.difference(ids.tolist()))

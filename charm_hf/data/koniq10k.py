@@ -9,66 +9,57 @@ from typing import ClassVar
 
 import numpy as np
 
-from .annotation_files import Columns, clean_name, read_columns, require_file, require_folder, to_floats
+from .annotation_files import Columns, read_columns, require_file
 from .annotations import Annotations
-from .images import FolderImages
-from .labels import LabelScale
 from .left_out import LeftOut
+from .published import PublishedReader
 
 
 _WITH_SETS = "koniq10k_distributions_sets.csv"
 _WITHOUT_SETS = "koniq10k_scores_and_distributions.csv"
-_SETS = {"train": "training", "validation": "validation", "test": "test"}
 # MOS of the file without sets; the preset holds the range of the file with sets.
 _RANGE_WITHOUT_SETS = (1.0, 5.0)
 
 
 @dataclass
-class Koniq10kReader:
+class Koniq10kReader(PublishedReader):
     """One of the two annotation files, and `1024x768/`.
 
     `koniq10k_distributions_sets.csv` (a column `set`: official splits, MOS from 0 to 100) is taken if it is there,
     else `koniq10k_scores_and_distributions.csv` (a column `MOS_zscore`: no splits, MOS from 1 to 5).
 
     Attributes:
-        root: folder of the download.
         annotation_file: another file of one of the two kinds; the header tells which.
     """
 
-    root: Path
     annotation_file: str | os.PathLike[str] | None = None
 
     name: ClassVar[str] = "koniq10k"
+    splits: ClassVar[dict[str, str]] = {"train": "training", "validation": "validation", "test": "test"}
     test_size: ClassVar[float] = 0.2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._table = self._read_table()
+        self._has_sets = "set" in self._table.names
 
     def official_splits(self) -> tuple[str, ...]:
         """Three splits or none."""
-        return tuple(_SETS) if self._has_sets else ()
+        return super().official_splits() if self._has_sets else ()
 
     def read(self, part: str) -> Annotations:
         """Rows of one split, or all rows of the file without sets."""
-        table, scale = self._table, LabelScale.of_preset(self.name)
-        names = [clean_name(name) for name in table.get("image_name")]
-        annotations = Annotations(
-            image_ids=names,
-            images=FolderImages(names, self.root / "1024x768", fallback=self.root),
-            scale=scale if self._has_sets else replace(scale, score_range=_RANGE_WITHOUT_SETS),
-            scores=to_floats(table.get("MOS")),
-            left_out={"malformed": list(table.malformed)},
-        )
+        annotations = self.scored(self._table, "image_name", "MOS", "1024x768")
         if not self._has_sets:
+            annotations.scale = replace(annotations.scale, score_range=_RANGE_WITHOUT_SETS)
             return annotations
-        sets = np.array([name.lower() for name in table.get("set")])
+        known = list(self.splits.values())
+        sets = np.array([name.lower() for name in self._table.get("set")])
         annotations.left_out["malformed"] += [
-            LeftOut(names[row], f"set is {sets[row]!r}, expected one of {', '.join(_SETS.values())}")
-            for row in np.flatnonzero(~np.isin(sets, list(_SETS.values())))
+            LeftOut(annotations.image_ids[row], f"set is {sets[row]!r}, expected one of {', '.join(known)}")
+            for row in np.flatnonzero(~np.isin(sets, known))
         ]
-        return annotations.take(np.flatnonzero(sets == _SETS[part]))
-
-    def __post_init__(self) -> None:
-        require_folder(self.root, self.name)
-        self._table = self._read_table()
-        self._has_sets = "set" in self._table.names
+        return annotations.take(np.flatnonzero(sets == self.splits[part]))
 
     def _read_table(self) -> Columns:
         if self.annotation_file is not None:

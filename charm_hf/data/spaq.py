@@ -7,49 +7,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from .annotation_files import Columns, clean_name, require_file, require_folder, to_floats
+from .annotation_files import Columns, require_file
 from .annotations import Annotations
-from .images import FolderImages
-from .labels import LabelScale
 from .left_out import LeftOut
-
-
-_ANNOTATION_FILE = "Annotations/MOS and Image attribute scores.xlsx"
+from .published import PublishedReader
 
 
 @dataclass
-class SpaqReader:
+class SpaqReader(PublishedReader):
     """`Annotations/MOS and Image attribute scores.xlsx` and `TestImage/`; no official split.
 
     Attributes:
-        root: folder of the download.
         annotation_file: another place of the spreadsheet.
     """
 
-    root: Path
     annotation_file: str | os.PathLike[str] | None = None
 
     name: ClassVar[str] = "spaq"
     test_size: ClassVar[float] = 0.2
 
-    def official_splits(self) -> tuple[str, ...]:
-        """None."""
-        return ()
-
     def read(self, part: str) -> Annotations:
         """All rows."""
-        require_folder(self.root, self.name)
-        path = Path(self.annotation_file) if self.annotation_file else self.root / _ANNOTATION_FILE
+        path = Path(self.annotation_file or self.root / "Annotations/MOS and Image attribute scores.xlsx")
         table = read_spreadsheet(require_file(path, self.name))
         table.require("Image name", "MOS")
-        names = [clean_name(name) for name in table.get("Image name")]
-        return Annotations(
-            image_ids=names,
-            images=FolderImages(names, self.root / "TestImage", fallback=self.root),
-            scale=LabelScale.of_preset(self.name),
-            scores=to_floats(table.get("MOS")),
-            left_out={"malformed": table.malformed},
-        )
+        return self.scored(table, "Image name", "MOS", "TestImage")
 
 
 def read_spreadsheet(path: Path) -> Columns:

@@ -171,7 +171,7 @@ def write_published_cards(folder: str | os.PathLike) -> list[Path]:
     target.mkdir(parents=True, exist_ok=True)
     written = []
     for dataset in RELEASED:
-        context = CardContext(DEFAULT_REPOSITORY, dataset, conversion=describe_source(dataset))
+        context = CardContext(DEFAULT_REPOSITORY, dataset, conversion=name_pickles(dataset))
         card = render_card(_released_config(dataset), context, published=True)
         path = target / f"charm-{dataset}.md"
         path.write_text(str(card), encoding="utf-8")
@@ -179,7 +179,7 @@ def write_published_cards(folder: str | os.PathLike) -> list[Path]:
     return written
 
 
-def describe_source(dataset: str) -> str:
+def name_pickles(dataset: str) -> str:
     """The pickles that a published checkpoint is converted from."""
     return f"`{RELEASED[dataset].weights}` and `{RELEASED[dataset].positions}`"
 
