@@ -30,7 +30,9 @@ class MmlqConfig(CarriesItsCode, PretrainedConfig):
     r"""Configuration of [`MmlqModel`] and [`MmlqForAestheticScoring`].
 
     The defaults are the shape of the paper (ICME 2024, arXiv 2405.01326): CLIP ViT-L/14 and BERT-base, six interaction
-    blocks over two visual and two textual queries, 60.27 M trainable parameters.
+    blocks of self-attention, cross-attention and feed-forward over two visual and two textual queries, 60.27 M
+    trainable parameters. `self_attention="none", intermediate_size=3072` is a shape of the same size without the
+    self-attention that the paper's figure shows.
 
     Args:
         vision_config (`PretrainedConfig` or `dict`, *optional*):
@@ -40,10 +42,10 @@ class MmlqConfig(CarriesItsCode, PretrainedConfig):
         hidden_size (`int`, defaults to 768): width of the queries.
         num_hidden_layers (`int`, defaults to 6): number of interaction blocks.
         num_attention_heads (`int`, defaults to 12): heads of every attention layer over the queries.
-        intermediate_size (`int`, defaults to 3072): width of the feed-forward layers.
+        intermediate_size (`int`, defaults to 1536): width of the feed-forward layers.
         num_visual_queries (`int`, defaults to 2): 0 makes a model that reads comments only, without a vision encoder.
         num_textual_queries (`int`, defaults to 2): 0 makes a model that sees the image only, without a text encoder.
-        self_attention (`str`, defaults to `"none"`):
+        self_attention (`str`, defaults to `"shared"`):
             The replaceable self-attention layer of a block. `"none"`; `"shared"`: each modality's queries attend among
             themselves through the same weights; `"separate"`: the same, each modality with its own weights; `"joint"`:
             all queries attend to all queries.
@@ -86,10 +88,10 @@ class MmlqConfig(CarriesItsCode, PretrainedConfig):
         hidden_size: int = 768,
         num_hidden_layers: int = 6,
         num_attention_heads: int = 12,
-        intermediate_size: int = 3072,
+        intermediate_size: int = 1536,
         num_visual_queries: int = 2,
         num_textual_queries: int = 2,
-        self_attention: str = "none",
+        self_attention: str = "shared",
         feed_forward: str = "shared",
         hidden_act: str = "gelu",
         hidden_dropout_prob: float = 0.1,

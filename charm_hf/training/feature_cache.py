@@ -31,7 +31,7 @@ from charm_hf.models.modeling_mmlq import MmlqForAestheticScoring
 from charm_hf.models.processing_mmlq import MmlqProcessor
 from charm_hf.training.batches import derive_seed
 from charm_hf.training.collator import CharmDataCollator
-from charm_hf.training.mmlq import choose_comments
+from charm_hf.training.mmlq import comments_shown
 
 
 KEY_NAME = "key.json"
@@ -201,7 +201,7 @@ class FrozenFeatures:
 
     def _missing_texts(self, dataset: Dataset, max_comments: int | None, seed: int) -> list[list[str]]:
         rows = dataset.select_columns(["image_id", "comments"])
-        chosen = (_comments_of(row, max_comments, seed) for row in rows)
+        chosen = (comments_shown(row, max_comments, seed) for row in rows)
         assert self.textual is not None
         missing = {name: said for said in chosen if (name := text_name(self.processor, said)) not in self.textual}
         missing.pop(text_name(self.processor, []), None)
@@ -218,10 +218,6 @@ def text_name(processor: MmlqProcessor, comments: Iterable[str]) -> str:
     """Name of a photo's comments in the store: equal texts have equal features, whatever photo they belong to."""
     text = processor.comment_separator.join(comment for comment in comments if comment.strip())
     return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def _comments_of(row: Mapping[str, Any], max_comments: int | None, seed: int) -> list[str]:
-    return choose_comments(row.get("comments") or [], max_comments, derive_seed(seed, "comments", row["image_id"]))
 
 
 def _digest_tokenizer(processor: MmlqProcessor) -> str:
@@ -344,7 +340,7 @@ class FeatureDataset(torch.utils.data.Dataset[dict[str, Any]]):
             item["vision_features"] = torch.from_numpy(self.features.visual[photo_name(row["image_id"], flipped)])
             item["vision_attention_mask"] = torch.ones(len(item["vision_features"]), dtype=torch.long)
         if self.features.textual is not None:
-            said = _comments_of(row, self.max_comments, self.seed)
+            said = comments_shown(row, self.max_comments, self.seed)
             is_said = any(comment.strip() for comment in said)
             found = self.features.textual[text_name(self.features.processor, said)] if is_said else None
             item["text_features"] = (

@@ -54,6 +54,11 @@ def build_mmlq(
     return model, processor
 
 
+def comments_shown(row: Mapping[str, Any], limit: int | None, seed: int) -> list[str]:
+    """Comments that are shown with a photo, a row of a dataset: the same in every epoch; none if it has none."""
+    return choose_comments(row.get("comments") or [], limit, derive_seed(seed, "comments", row["image_id"]))
+
+
 def choose_comments(comments: Sequence[str], limit: int | None, seed: int) -> list[str]:
     """Keep at most `limit` comments (`None`: all), drawn by `seed`, in their order."""
     if limit is None or len(comments) <= limit:
@@ -77,13 +82,8 @@ class CommentedDataset(TokenizedDataset):
             for name in ("patch_selection", "stochastic_selection"):
                 self.processor_kwargs.pop(name, None)
 
-    def comments_of(self, row: Mapping[str, Any]) -> list[str]:
-        """Comments that are shown with a photo: the same in every epoch."""
-        seed = derive_seed(self.seed, "comments", row["image_id"])
-        return choose_comments(row.get("comments") or [], self.max_comments, seed)
-
     def _tokenize(
         self, row: Mapping[str, Any], image: Image.Image, seed: int, saliency_map: Image.Image | None = None
     ) -> Mapping[str, Any]:
         kwargs = {**self.processor_kwargs, **({"seed": seed} if self.processor.is_charm else {})}
-        return self.processor([image], [self.comments_of(row)], **kwargs)
+        return self.processor([image], [comments_shown(row, self.max_comments, self.seed)], **kwargs)

@@ -8,7 +8,6 @@ It appears under its name only when every byte of it is on the disk.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,7 +22,6 @@ from charm_hf.files import commit_folder, remove_folder, start_folder, temporary
 
 
 STATE_NAME = "state.json"
-_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _SEPARATOR = "|"  # between a parameter's name and the name of its state; module names have none
 
 
@@ -78,8 +76,7 @@ class TrainingParts:
 
 def saved_states(output_dir: Path) -> list[Path]:
     """Complete checkpoints of a run, oldest first."""
-    found = [path for path in output_dir.glob("checkpoint-*") if _CHECKPOINT.fullmatch(path.name)]
-    return sorted(filter(is_whole, found), key=_steps)
+    return sorted(filter(is_whole, output_dir.glob("checkpoint-[0-9]*")))
 
 
 def is_whole(folder: Path) -> bool:
@@ -89,11 +86,6 @@ def is_whole(folder: Path) -> bool:
         return all((folder / name).stat().st_size == size for name, size in sizes.items())
     except (OSError, ValueError, KeyError):
         return False
-
-
-def _steps(path: Path) -> int:
-    match = _CHECKPOINT.fullmatch(path.name)
-    return int(match[1]) if match else -1
 
 
 def find_state(resume_from: str, output_dir: Path) -> Path | None:

@@ -96,7 +96,8 @@ def draw(path: Path) -> None:
     canvas.box(4.35, 3.3, 1.7, 0.9, f"“no comment”\nqueries {queries}", TEXTUAL, dashed=True)
     canvas.arrow((6.05, 3.8), (6.5, 3.9))
     canvas.note(5.2, 4.5, "instead, where\nnothing was said", fontsize=8)
-    canvas.box(7.85, 3.6, 0.85, 1.8, "self-\nattention\n\nnone*\nshared\nseparate\njoint", SHARED, dashed=True)
+    attention = f"self-\nattention\n\nshared*\nseparate\njoint\nnone\n{count(block.self_attention)}"
+    canvas.box(7.85, 3.6, 0.85, 1.8, attention, SHARED, dashed=True)
     canvas.box(7.85, rows["visual"], 1.45, 1.0, f"cross-attention\n{count(block.cross_attention['visual'])}", VISUAL)
     canvas.box(
         7.85, rows["textual"], 1.45, 1.0, f"cross-attention\n{count(block.cross_attention['textual'])}", TEXTUAL

@@ -79,7 +79,7 @@ ARMS = {
     "feed-separate": Arm("`separate`", {"feed_forward": "separate"}),
 }
 # What every arm changes one thing of: 3 blocks, 2 + 2 queries, no self-attention, shared feed-forward.
-DEFAULTS = {"num_hidden_layers": 3, "comment_dropout": 0.2, "hidden_dropout_prob": 0.1, **QUERIES}
+DEFAULTS = {"num_hidden_layers": 3, "self_attention": "none", "comment_dropout": 0.2, **QUERIES}
 
 
 @dataclass(frozen=True)

@@ -74,9 +74,12 @@ for folder in ("clip", "charm"):
     assert [float(line) for line in run.stdout.splitlines()] == pytest.approx(expected, abs=1e-5)
 
 
-def test_the_default_shape_has_the_papers_number_of_trainable_parameters():
+@pytest.mark.parametrize("shape", [{}, {"self_attention": "none", "intermediate_size": 3072}])
+def test_the_default_shape_and_the_one_without_self_attention_have_the_papers_number_of_parameters(shape):
+    config = MmlqConfig(**shape)
+    assert config.self_attention == shape.get("self_attention", "shared")  # as the paper's figure shows
     with torch.device("meta"):
-        model = MmlqForAestheticScoring(MmlqConfig())
+        model = MmlqForAestheticScoring(config)
     assert trainable(model) == pytest.approx(60.27e6, abs=0.1e6)
 
 
@@ -212,10 +215,10 @@ def test_folded_attention_is_attention(masked):
 def test_each_replaceable_layer_has_the_parameters_it_should():
     attention = 4 * (32 * 32 + 32) + 2 * 32
     feed_forward = 32 * 48 + 48 + 48 * 32 + 32 + 2 * 32
-    plain = trainable(tiny_model())
+    plain = trainable(tiny_model(self_attention="none"))
     for kind, extra in {"shared": attention, "separate": 2 * attention, "joint": attention}.items():
         assert trainable(tiny_model(self_attention=kind)) == plain + 2 * extra
-    assert trainable(tiny_model(feed_forward="separate")) == plain + 2 * feed_forward
+    assert trainable(tiny_model(self_attention="none", feed_forward="separate")) == plain + 2 * feed_forward
 
 
 @pytest.mark.parametrize(("kind", "mixes"), [("none", False), ("shared", False), ("separate", False), ("joint", True)])

@@ -90,5 +90,5 @@ def test_the_figure_shows_the_numbers_of_the_model(tmp_path):
     drawn, kept = (
         re.findall("<text[^>]*>(.*?)</text>", path.read_text()) for path in (tmp_path / "figure.svg", figure.FIGURE)
     )
-    assert any("60.27 M of 472.9 M" in text for text in drawn)
+    assert any("60.28 M of 472.9 M" in text for text in drawn)
     assert drawn == kept  # the page shows the model as it is built
