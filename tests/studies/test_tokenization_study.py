@@ -20,7 +20,7 @@ from studies.results import fill_page, read_rows, write_rows
 from studies.statistics_of_runs import Estimate, claims, draw_spread, estimate
 from studies.tokenization import report
 from studies.tokenization import run as study_runner
-from studies.tokenization.arms import ARMS, TOKENIZATIONS
+from studies.tokenization.arms import ARMS, OVERFLOW_ARMS, TOKENIZATIONS, plan_large_regions
 from studies.tokenization.faults import FAULTS
 from studies.tokenization.planted_images import FACTORS, QUESTIONS, make_planted_image, subject_place
 from studies.tokenization.token_cache import ensure_cache, flip_tokens, load_cache
@@ -87,7 +87,19 @@ def test_every_arm_keeps_to_the_limit_but_native(name, images):
         tokens = TOKENIZATIONS[name](image.pixels, image.saliency, 16, 64, seed=0)
         length = len(tokens["scale_ids"])
         assert tokens["pixel_values"].shape == (length, 256)
-        assert length <= 64 if name != "native" else length > 1.5 * 64
+        unlimited = name in ("native", "charm-keep")
+        assert length > 1.5 * 64 if name == "native" else length <= 64 or unlimited
+
+
+def test_large_regions_stay_native_and_any_other_becomes_one_token(images):
+    for image in images[:4]:
+        height, width = image.pixels.shape
+        plan = plan_large_regions(height, width, 16, 64)
+        coarse, fine = plan.scales
+        assert coarse.region == fine.region == fine.shown
+        assert coarse.shown == 16
+        tokens = TOKENIZATIONS["charm-large-regions"](image.pixels, None, 16, 64, seed=0)
+        assert len(tokens["scale_ids"]) == plan.num_tokens == coarse.count + fine.count * (fine.region // 16) ** 2
 
 
 def test_squashing_hides_the_aspect_ratio_and_keeping_it_does_not(images):
@@ -102,7 +114,7 @@ def test_squashing_hides_the_aspect_ratio_and_keeping_it_does_not(images):
 def test_another_draw_changes_random_tokenizations_only(images):
     image = images[0]
     for name, tokenize in TOKENIZATIONS.items():
-        one, two = (tokenize(image.pixels, image.saliency, 16, 64, seed=seed) for seed in (1, 2))
+        one, two = (tokenize(image.pixels, image.saliency, 16, 36, seed=seed) for seed in (1, 2))
         same = torch.equal(one["pixel_values"], two["pixel_values"])
         assert same != tokenize.is_random, name
 
@@ -326,4 +338,6 @@ def test_the_pages_hold_the_tables_of_the_committed_results(tmp_path):
 
 
 def test_every_arm_names_known_tokenizations():
-    assert {name for arm in ARMS.values() for name in (arm.train, arm.evaluate)} <= set(TOKENIZATIONS)
+    assert {name for arm in [*ARMS.values(), *OVERFLOW_ARMS.values()] for name in (arm.train, arm.evaluate)} <= set(
+        TOKENIZATIONS
+    )
