@@ -114,7 +114,8 @@ def test_squashing_hides_the_aspect_ratio_and_keeping_it_does_not(images):
 def test_another_draw_changes_random_tokenizations_only(images):
     image = images[0]
     for name, tokenize in TOKENIZATIONS.items():
-        one, two = (tokenize(image.pixels, image.saliency, 16, 36, seed=seed) for seed in (1, 2))
+        limit = 36 if name == "charm-drop" else 64  # where something is left to drop
+        one, two = (tokenize(image.pixels, image.saliency, 16, limit, seed=seed) for seed in (1, 2))
         same = torch.equal(one["pixel_values"], two["pixel_values"])
         assert same != tokenize.is_random, name
 
