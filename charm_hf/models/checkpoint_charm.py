@@ -267,9 +267,13 @@ class CardMixin:
 
 
 class CheckpointMixin(CardMixin):
-    """Loading that makes up no weights, sharding by modules that are there, and pushing with a complete card."""
+    """Checks when a model is built, loads without making up weights, pushes with a complete card."""
 
     _no_split_modules: Any
+
+    def __init__(self, config: Any, *inputs: Any, **kwargs: Any) -> None:
+        config.check()
+        super().__init__(config, *inputs, **kwargs)  # type: ignore[call-arg]
 
     def post_init(self) -> None:
         """Finish the construction of the model."""

@@ -10,21 +10,66 @@ from transformers import AutoConfig, PretrainedConfig
 from .backbones_charm import as_backbone_config
 from .checkpoint_charm import CHARM_AUTO_MAP, CarriesItsCode
 from .presets_charm import head_for_dataset
-from .scores_charm import check_score_range
+from .scores_charm import check_score_range, name_outputs
 
 
 POSITION_MODES = ("exact", "reference")
 HEADS = ("distribution", "regression")
 
 
-class CharmConfig(CarriesItsCode, PretrainedConfig):
+class ScoresConfig(CarriesItsCode, PretrainedConfig):
+    """The fields that say what a model's scores mean, of both models.
+
+    Args:
+        score_range, score_values, dataset_name, score_quantiles: see [`CharmConfig`].
+        kwargs: for `PretrainedConfig`. The labels follow from the head: `num_labels` may be given, but only as it is.
+    """
+
+    def __init__(
+        self,
+        score_range: Sequence[float] = (0.0, 1.0),
+        score_values: Sequence[float] | None = None,
+        dataset_name: str | None = None,
+        score_quantiles: Sequence[float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.score_range = [float(value) for value in score_range]
+        self.score_values = None if score_values is None else [float(value) for value in score_values]
+        self.dataset_name = dataset_name
+        self.score_quantiles = None if score_quantiles is None else [float(value) for value in score_quantiles]
+        num_labels = kwargs.pop("num_labels", None)
+        super().__init__(**{name: value for name, value in kwargs.items() if name not in ("id2label", "label2id")})
+        self.check()
+        if num_labels not in (None, self.num_labels):
+            raise ValueError(
+                f"`num_labels` follows from `score_values` and `num_attributes`: it is {self.num_labels}, got "
+                f"{num_labels}. Change those instead."
+            )
+
+    def check(self) -> None:
+        """Bring the labels up to date, and raise `ValueError` for fields that make no sense together.
+
+        Models call it when they are built, since `from_pretrained` changes single fields afterwards.
+        """
+        check_score_range(self.score_range, self.score_values)
+        names = name_outputs(self.score_values, getattr(self, "num_attributes", 0))
+        self.id2label = dict(enumerate(names))
+        self.label2id = {name: index for index, name in enumerate(names)}
+
+    @classmethod
+    def for_dataset(cls, name: str, **overrides: Any) -> Any:
+        """Configuration with the head, bins and range of a published dataset (see `DATASET_PRESETS`)."""
+        return cls(**{**head_for_dataset(name), **overrides})
+
+
+class CharmConfig(ScoresConfig):
     r"""Configuration of [`CharmModel`] and [`CharmForAestheticScoring`].
 
     Args:
         backbone_config (`PretrainedConfig` or `dict`, *optional*):
-            A native `dinov2`, `dinov2_with_registers` or `vit` configuration; DINOv2-small if not given.
+            A native configuration of a type in `BACKBONES`; DINOv2-small's if not given.
         num_scales (`int`, defaults to 2): number of scales of the tokens, 1 to 4; a scale embedding is learnt for
-        each.
+            each.
         position_mode (`str`, defaults to `"exact"`):
             `"exact"`: each token gets the position of its own place in the grid of its own scale. `"reference"`:
             position rows in the order of the released code, with its `+0.1` scale factor, which converted checkpoints
@@ -56,12 +101,9 @@ class CharmConfig(CarriesItsCode, PretrainedConfig):
         num_scales: int = 2,
         position_mode: str = "exact",
         head: str | None = None,
-        score_range: Sequence[float] = (0.0, 1.0),
         score_values: Sequence[float] | None = None,
         num_attributes: int = 0,
         classifier_dropout: float = 0.1,
-        dataset_name: str | None = None,
-        score_quantiles: Sequence[float] | None = None,
         initializer_range: float = 0.02,
         **kwargs: Any,
     ) -> None:
@@ -69,29 +111,19 @@ class CharmConfig(CarriesItsCode, PretrainedConfig):
         self.num_scales = num_scales
         self.position_mode = position_mode
         self.head = head or ("regression" if score_values is None else "distribution")
-        self.score_range = [float(value) for value in score_range]
-        self.score_values = None if score_values is None else [float(value) for value in score_values]
         self.num_attributes = num_attributes
         self.classifier_dropout = classifier_dropout
-        self.dataset_name = dataset_name
-        self.score_quantiles = None if score_quantiles is None else [float(value) for value in score_quantiles]
         self.initializer_range = initializer_range
-        self._check()
-        for name in ("num_labels", "id2label", "label2id"):
-            kwargs.pop(name, None)
-        super().__init__(num_labels=self._num_outputs(), **kwargs)
+        super().__init__(score_values=score_values, **kwargs)
 
-    def _num_outputs(self) -> int:
-        return len(self.score_values) if self.score_values is not None else 1 + self.num_attributes
-
-    def _check(self) -> None:
+    def check(self) -> None:
+        """See [`ScoresConfig.check`]."""
         if not 1 <= self.num_scales <= 4:
             raise ValueError(f"`num_scales` must be 1 to 4, got {self.num_scales}.")
         if self.position_mode not in POSITION_MODES:
             raise ValueError(f"`position_mode` must be one of {POSITION_MODES}, got {self.position_mode!r}.")
         if self.head not in HEADS:
             raise ValueError(f"`head` must be one of {HEADS}, got {self.head!r}.")
-        check_score_range(self.score_range, self.score_values)
         if (self.head == "distribution") != (self.score_values is not None):
             raise ValueError(
                 "A distribution head needs `score_values` (one centre per bin) and a regression head must not have "
@@ -103,11 +135,7 @@ class CharmConfig(CarriesItsCode, PretrainedConfig):
             raise ValueError(
                 f"`num_attributes` must be 0 or at least 2 (the score stands at index -3), got {self.num_attributes}."
             )
-
-    @classmethod
-    def for_dataset(cls, name: str, backbone_config: Any = None, **overrides: Any) -> CharmConfig:
-        """Configuration with the head, bins and range of a published dataset (see `DATASET_PRESETS`)."""
-        return cls(backbone_config=backbone_config, **{**head_for_dataset(name), **overrides})
+        super().check()
 
     @property
     def patch_size(self) -> int:
@@ -120,5 +148,10 @@ class CharmConfig(CarriesItsCode, PretrainedConfig):
         """Width of the token features."""
         return self.backbone_config.hidden_size
 
+    @property
+    def num_hidden_layers(self) -> int:
+        """Number of layers of the encoder."""
+        return self.backbone_config.num_hidden_layers
 
-__all__ = ["CharmConfig"]
+
+__all__ = ["CharmConfig", "ScoresConfig"]

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import AutoConfig, PretrainedConfig
 
-from .checkpoint_charm import MMLQ_AUTO_MAP, CarriesItsCode
-from .configuration_charm import CharmConfig
-from .presets_charm import get_dataset_preset, head_for_dataset
+from .checkpoint_charm import MMLQ_AUTO_MAP
+from .configuration_charm import CharmConfig, ScoresConfig
+from .presets_charm import get_dataset_preset
 from .scores_charm import check_score_range
 
 
@@ -26,7 +26,7 @@ SELF_ATTENTIONS = ("none", "shared", "separate", "joint")
 FEED_FORWARDS = ("shared", "separate")
 
 
-class MmlqConfig(CarriesItsCode, PretrainedConfig):
+class MmlqConfig(ScoresConfig):
     r"""Configuration of [`MmlqModel`] and [`MmlqForAestheticScoring`].
 
     The defaults are the shape of the paper (ICME 2024, arXiv 2405.01326): CLIP ViT-L/14 and BERT-base, six interaction
@@ -108,8 +108,6 @@ class MmlqConfig(CarriesItsCode, PretrainedConfig):
         encoders_in_checkpoint: bool = True,
         score_range: Sequence[float] | None = None,
         score_values: Sequence[float] | None = None,
-        dataset_name: str | None = None,
-        score_quantiles: Sequence[float] | None = None,
         **kwargs: Any,
     ) -> None:
         self.vision_config = as_encoder_config(vision_config, "vision_config")
@@ -135,15 +133,13 @@ class MmlqConfig(CarriesItsCode, PretrainedConfig):
         self.text_repository = text_repository
         self.text_revision = text_revision
         self.encoders_in_checkpoint = encoders_in_checkpoint
-        self.score_range, self.score_values = _resolve_bins(score_range, score_values)
-        self.dataset_name = dataset_name
-        self.score_quantiles = None if score_quantiles is None else [float(value) for value in score_quantiles]
-        self._check()
-        for name in ("num_labels", "id2label", "label2id"):
-            kwargs.pop(name, None)
-        super().__init__(num_labels=len(self.score_values), **kwargs)
+        score_range, score_values = _resolve_bins(score_range, score_values)
+        super().__init__(score_range=score_range, score_values=score_values, **kwargs)
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """See [`ScoresConfig.check`]."""
+        if self.score_values is None:
+            raise ValueError("`score_values` must hold the centres of the rating bins, got None.")
         if self.self_attention not in SELF_ATTENTIONS:
             raise ValueError(f"`self_attention` must be one of {SELF_ATTENTIONS}, got {self.self_attention!r}.")
         if self.feed_forward not in FEED_FORWARDS:
@@ -162,6 +158,7 @@ class MmlqConfig(CarriesItsCode, PretrainedConfig):
             )
         if not 0.0 <= self.comment_dropout < 1.0:
             raise ValueError(f"`comment_dropout` must be in [0, 1), got {self.comment_dropout}.")
+        super().check()
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -175,14 +172,6 @@ class MmlqConfig(CarriesItsCode, PretrainedConfig):
     def feature_size(self, modality: str) -> int:
         """Width of the features that a modality's queries attend to."""
         return (self.vision_config if modality == "visual" else self.text_config).hidden_size
-
-    @classmethod
-    def for_dataset(cls, name: str, **overrides: Any) -> MmlqConfig:
-        """Configuration with the bins and the range of a published dataset (see `DATASET_PRESETS`).
-
-        A dataset that gives single scores gets ten evenly spaced bins over its range: the score is their expectation.
-        """
-        return cls(**{**head_for_dataset(name), **overrides})
 
 
 def as_encoder_config(config: PretrainedConfig | dict[str, Any] | None, tower: str) -> PretrainedConfig:

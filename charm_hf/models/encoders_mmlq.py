@@ -17,6 +17,16 @@ from .modeling_charm import CharmForAestheticScoring, CharmModel
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "trust_remote_code", "proxies")
 
 
+# Parts that come after the `last_hidden_state` of an encoder, or are for its own pretraining.
+_UNREAD = frozenset({"pooler", "head", "mask_token"})
+
+
+def is_read(encoder: PreTrainedModel, name: str) -> bool:
+    """Whether the features of an encoder depend on its parameter of this name."""
+    unread = _UNREAD | ({"post_layernorm"} if encoder.config.model_type == "clip_vision_model" else set())
+    return unread.isdisjoint(name.split("."))
+
+
 def build_encoder(config: PretrainedConfig) -> PreTrainedModel:
     """Build a randomly initialized encoder."""
     return CharmModel(config) if config.model_type == CharmConfig.model_type else AutoModel.from_config(config)
@@ -95,4 +105,4 @@ def resolve_commit(repository: str, revision: str | None, **hub_arguments: Any) 
     return find_commit(repository, **where) or revision
 
 
-__all__ = ["build_encoder", "find_encoder", "load_encoder"]
+__all__ = ["build_encoder", "find_encoder", "is_read", "load_encoder"]

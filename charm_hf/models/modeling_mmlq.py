@@ -17,7 +17,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .checkpoint_charm import CheckpointMixin
 from .configuration_mmlq import ENCODER_NAMES, MmlqConfig
-from .encoders_mmlq import HUB_ARGUMENTS, build_encoder, find_encoder, load_encoder
+from .encoders_mmlq import HUB_ARGUMENTS, build_encoder, find_encoder, is_read, load_encoder
 from .interaction_mmlq import MmlqFeatures, MmlqInteractionBlock
 from .scores_charm import AestheticOutput, aesthetic_loss, interpret_logits
 
@@ -264,8 +264,8 @@ class MmlqModel(MmlqPreTrainedModel):
         """Switch gradients off in the encoders that the configuration freezes, and on in the others."""
         for encoder, frozen in self._encoders():
             for name, parameter in encoder.named_parameters():
-                # Nothing here reads a pooling layer: it would be waited for in data-parallel training.
-                parameter.requires_grad_(not frozen and "pooler" not in name)
+                # Data-parallel training would wait for the gradient of what nothing reads.
+                parameter.requires_grad_(not frozen and is_read(encoder, name))
         self.train(self.training)
 
     def train(self, mode: bool = True) -> MmlqModel:

@@ -70,6 +70,15 @@ def check_score_range(score_range: Sequence[float], score_values: Sequence[float
         raise ValueError(f"`score_values` must ascend inside `score_range` {score_range}, got {score_values}.")
 
 
+def name_outputs(score_values: Sequence[float] | None, num_attributes: int = 0) -> list[str]:
+    """What each logit stands for: a rating bin, or the score with the attributes around it."""
+    if score_values is not None:
+        return [f"{value:g}" for value in score_values]
+    names = [f"attribute_{index}" for index in range(num_attributes)]
+    names.insert(1 + num_attributes + _SCORE_BESIDE_ATTRIBUTES if num_attributes else 0, "score")
+    return names
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Logits to scores.
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -115,14 +118,53 @@ def test_pretrained_weights_are_taken_from_a_folder_a_model_or_a_classifier(back
     assert torch.equal(model.charm.backbone.state_dict()[name], classifier.base_model.state_dict()[name])
 
 
-def test_every_trainable_parameter_gets_a_gradient() -> None:
-    for backbone in BACKBONES:
-        model = tiny_model(backbone).train()
-        model(**tiny_processor(model)(some_photos()), labels=torch.tensor([2.0, 4.0, 6.0, 8.0])).loss.backward()
-        without = [name for name, value in model.named_parameters() if value.requires_grad and value.grad is None]
-        assert without == []
-        assert model.charm.backbone.embeddings.position_embeddings.grad.abs().sum() > 0
-        assert model.charm.embeddings.scale_embeddings.grad.abs().sum() > 0
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_every_trainable_parameter_of_a_loaded_model_gets_a_gradient(backbone: str, tmp_path: Path) -> None:
+    tiny_model(backbone).save_pretrained(tmp_path)
+    model = CharmForAestheticScoring.from_pretrained(tmp_path).train()
+    model(**tiny_processor(model)(some_photos()), labels=torch.tensor([2.0, 4.0, 6.0, 8.0])).loss.backward()
+    without = [name for name, value in model.named_parameters() if value.requires_grad and value.grad is None]
+    assert without == []
+    assert model.charm.backbone.embeddings.position_embeddings.grad.abs().sum() > 0
+    assert model.charm.embeddings.scale_embeddings.grad.abs().sum() > 0
+
+
+def test_two_models_of_one_configuration_do_not_share_it() -> None:
+    config = tiny_backbone_config("vit")
+    native = AutoModel.from_config(config)
+    for source in (config, native):
+        one, other = (CharmForAestheticScoring.from_backbone(source, dataset="ava") for _ in range(2))
+        one.set_attn_implementation("eager")
+        assert other.charm.backbone.config._attn_implementation != "eager"
+        assert native.config._attn_implementation != "eager"
+
+
+def test_an_adapter_on_the_patch_projection_is_trained_and_another_projection_is_used() -> None:
+    peft = pytest.importorskip("peft")
+    model = tiny_model().train()
+    inputs = tiny_processor(model)(some_photos())
+    adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["projection"], r=2))
+    adapted(**inputs, labels=torch.tensor([2.0, 4.0, 6.0, 8.0])).loss.backward()
+    gradients = {name: value.grad for name, value in adapted.named_parameters() if "lora_" in name}
+    assert len(gradients) == 2
+    assert next(grad for name, grad in gradients.items() if "lora_B" in name).any()
+
+    model = tiny_model()
+    assert model.get_input_embeddings().weight.shape == (32, 3, 16, 16)
+    model.set_input_embeddings(nn.Conv2d(3, 32, 16, 16).requires_grad_(False))
+    nn.init.zeros_(model.get_input_embeddings().weight)
+    brighter = {**inputs, "pixel_values": inputs["pixel_values"] + 1}
+    assert torch.equal(scores_of(model, inputs), scores_of(model, brighter))
+
+
+def test_input_gradients_survive_checkpointing() -> None:
+    model = tiny_model().train()
+    model.charm.backbone.requires_grad_(False)
+    model.enable_input_require_grads()
+    model.gradient_checkpointing_enable({"use_reentrant": True})
+    model.charm.backbone.layernorm.requires_grad_(True)
+    model(**tiny_processor(model)(some_photos()), labels=torch.tensor([2.0, 4.0, 6.0, 8.0])).loss.backward()
+    assert model.charm.backbone.layernorm.weight.grad is not None
 
 
 # --- Positions -------------------------------------------------------------------------------------------------------
@@ -302,6 +344,34 @@ def test_an_impossible_configuration_is_refused(arguments: dict, reason: str) ->
         CharmConfig(**arguments)
 
 
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ({"score_values": None}, "score_values"),
+        ({"position_mode": "nonsense"}, "position_mode"),
+        ({"score_range": (10, 0)}, "score_range"),
+        ({"num_labels": 3}, "`num_labels` follows from `score_values`"),
+    ],
+)
+def test_an_impossible_override_at_loading_is_refused(override: dict, reason: str, tmp_path: Path) -> None:
+    tiny_model().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=reason):
+        CharmForAestheticScoring.from_pretrained(tmp_path, ignore_mismatched_sizes=True, **override)
+
+
+def test_other_bins_at_loading_make_another_head_that_can_be_saved(tmp_path: Path) -> None:
+    tiny_model().save_pretrained(tmp_path / "ten")
+    model = CharmForAestheticScoring.from_pretrained(
+        tmp_path / "ten", score_values=[1.0, 5.0, 10.0], ignore_mismatched_sizes=True
+    ).eval()
+    model.save_pretrained(tmp_path / "three")
+    loaded = CharmForAestheticScoring.from_pretrained(tmp_path / "three")
+    inputs = tiny_processor(model)(some_photos())
+    assert loaded(**inputs).distribution.shape == (4, 3)
+    assert torch.equal(scores_of(loaded, inputs), scores_of(model, inputs))
+    assert loaded.config.id2label == {0: "1", 1: "5", 2: "10"}
+
+
 # --- Standard transformers behaviour ---------------------------------------------------------------------------------
 
 
@@ -402,6 +472,41 @@ def test_gradient_checkpointing_gives_the_same_gradients() -> None:
             assert torch.allclose(value.grad, plain[name], atol=1e-6), name
 
 
+SHARDED = """
+import torch
+import torch.distributed as dist
+from support import BACKBONES, photo_path, tiny_model, tiny_processor
+from torch.distributed.fsdp import fully_shard
+
+dist.init_process_group("gloo")
+for backbone in BACKBONES:
+    model = tiny_model(backbone)
+    inputs = tiny_processor(model)([photo_path("coffee"), photo_path("chelsea")])
+    with torch.no_grad():
+        expected = model(**inputs).scores
+    for module in [module for module in model.modules() if type(module).__name__ in model._no_split_modules]:
+        fully_shard(module)
+    fully_shard(model)
+    model.train()(**inputs, labels=torch.tensor([3.0, 4.0])).loss.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert torch.allclose(model.eval()(**inputs).scores, expected, atol=1e-5)
+"""
+
+
+@pytest.mark.slow
+def test_a_model_is_sharded_over_two_processes(tmp_path: Path) -> None:
+    (tmp_path / "sharded.py").write_text(SHARDED)
+    path = os.pathsep.join([str(Path(__file__).parents[1] / "helpers"), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "sharded.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_a_compiled_model_is_one_graph_with_the_same_scores(backbone: str) -> None:
@@ -450,4 +555,5 @@ def test_presets_configure_the_head() -> None:
     assert (config.num_labels, config.score_range, config.head) == (10, [1.0, 10.0], "distribution")
     assert CharmConfig.for_dataset("koniq10k").score_range == [0.0, 100.0]
     assert CharmConfig.for_dataset("koniq10k", score_range=(1, 5)).score_range == [1.0, 5.0]
-    assert CharmConfig().backbone_config.hidden_size == 384
+    assert CharmConfig().backbone_config.hidden_size == CharmConfig().hidden_size == 384
+    assert CharmConfig().num_hidden_layers == 12

@@ -298,13 +298,45 @@ def test_the_model_learns_from_photos_and_comments(vision):
     assert all(value.grad is not None for value in touched.parameters())
 
 
-def test_encoders_can_be_trained_along():
+@pytest.mark.parametrize("vision", ["clip", "siglip", "dinov2", "vit", "charm"])
+def test_encoders_can_be_trained_along_each_parameter_that_asks_for_a_gradient_gets_one(vision, tmp_path):
+    tiny_model(vision, freeze_vision_model=False, freeze_text_model=False).save_pretrained(tmp_path)
+    model = MmlqForAestheticScoring.from_pretrained(tmp_path).train()
+    assert model.mmlq.text_model.training
+    model(**tiny_processor(vision)(photos(), COMMENTS), labels=torch.rand(4, 10)).loss.backward()
+    without = [name for name, value in model.named_parameters() if value.requires_grad and value.grad is None]
+    assert without == []
+    assert model.mmlq.text_model.embeddings.word_embeddings.weight.grad.abs().sum() > 0
+
+
+def test_a_frozen_encoder_stays_in_evaluation_mode():
     model = tiny_model(freeze_text_model=False).train()
     assert model.mmlq.text_model.training
     assert not model.mmlq.vision_model.training
-    model(**tiny_processor()(photos(), COMMENTS), labels=torch.rand(4, 10)).loss.backward()
-    assert all(value.grad is not None for value in model.parameters() if value.requires_grad)
-    assert model.mmlq.text_model.embeddings.word_embeddings.weight.grad.abs().sum() > 0
+
+
+def test_adapters_of_any_projection_are_trained():
+    peft = pytest.importorskip("peft")
+    model = tiny_model(comment_dropout=0.0).train()
+    adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj", "k_proj", "v_proj"], r=2))
+    adapted(**tiny_processor()(photos(), COMMENTS), labels=torch.rand(4, 10)).loss.backward()
+    adapters = {name: value for name, value in adapted.named_parameters() if "lora_B" in name and "blocks" in name}
+    assert any("k_proj" in name for name in adapters)
+    assert [name for name, value in adapters.items() if value.grad is None or not value.grad.any()] == []
+
+
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ({"score_values": None}, "score_values"),
+        ({"score_range": (10, 0)}, "score_range"),
+        ({"num_labels": 3}, "follows"),
+    ],
+)
+def test_an_impossible_override_at_loading_is_refused(override, reason, tmp_path):
+    tiny_model().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=reason):
+        MmlqForAestheticScoring.from_pretrained(tmp_path, ignore_mismatched_sizes=True, **override)
 
 
 def test_training_hides_comments_at_random_and_evaluation_never_does():
