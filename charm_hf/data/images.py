@@ -116,14 +116,15 @@ class FolderImages:
             return self, {}, {}
         paths = self._locate()
         found = replace(self, files=[path or file for path, file in zip(paths, self.files, strict=True)])
-        missing = {row: f"no file {self._path(self.files[row])}" for row, path in enumerate(paths) if path is None}
+        wanted = self._paths()
+        missing = {row: f"no file {wanted[row]}" for row, path in enumerate(paths) if path is None}
         if verify == "exists":
             return found, missing, {}
         return found, missing, find_undecodable((row, path) for row, path in enumerate(paths) if path is not None)
 
     def to_dataset(self, labels: pa.Table, info: DatasetInfo, split: NamedSplit, cache_dir: Path) -> Dataset:
         """Memory-mapped dataset; only paths are stored, and an image is read when its row is."""
-        column = Image().cast_storage(pa.array([self._path(file) for file in self.files], pa.string()))
+        column = Image().cast_storage(pa.array(self._paths(), pa.string()))
         info = replace(info, features=Features(image=Image(), **info.features))
         return write_mapped(labels.add_column(0, "image", column), info, split, cache_dir)
 
@@ -132,8 +133,9 @@ class FolderImages:
         bases = [os.path.abspath(base) for base in (self.folder, self.fallback) if base is not None]
         return [_find(index, bases, file) for file in self.files]
 
-    def _path(self, file: str) -> str:
-        return file if file.startswith(_URL_PREFIXES) else os.path.join(os.path.abspath(self.folder), file)
+    def _paths(self) -> list[str]:
+        folder = os.path.abspath(self.folder)
+        return [file if file.startswith(_URL_PREFIXES) else os.path.join(folder, file) for file in self.files]
 
 
 @dataclass(frozen=True)
