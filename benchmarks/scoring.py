@@ -36,8 +36,8 @@ from charm_hf.scoring import (
     Scorer,
     ScoreRow,
     ScoringOptions,
-    TableWriter,
     load_for_scoring,
+    open_table,
     score_to_table,
     tokenizing,
 )
@@ -212,8 +212,8 @@ def rates(args: argparse.Namespace, folder: Path) -> None:
     noise = np.random.default_rng(0).random((8192, 3)).round(6).tolist()
     rows = [make_row(f"bucket/photos/{i:09d}.jpg", noise[i]) for i in range(len(noise))]
     for ending in ("csv", "jsonl", "parquet"):
-        with TableWriter(folder / f"rows.{ending}") as writer:
-            writer.write(rows)
+        with open_table(folder / f"rows.{ending}") as write:
+            write(rows)
         print(f"{ending}: {(folder / f'rows.{ending}').stat().st_size / len(rows):.0f} bytes a row")
 
 

@@ -10,7 +10,7 @@ from .ranks import Ranks
 from .rows import ScoreRow
 from .run import ScoringInterrupted, Summary, TableOptions, score_to_stream, score_to_table
 from .selection import Selection
-from .sinks import TableWriter, check_output
+from .sinks import check_output, open_table
 from .sources import PathSource, Source, SourceOptions, list_items
 
 
@@ -31,12 +31,12 @@ __all__ = [
     "SourceOptions",
     "Summary",
     "TableOptions",
-    "TableWriter",
     "check_output",
     "default_device",
     "list_items",
     "load_for_scoring",
     "open_source",
+    "open_table",
     "read_comments",
     "score_images",
     "score_to_stream",

@@ -14,33 +14,87 @@ from .sources import PathSource, SkippedCallback, Source, SourceOptions
 
 HUB_PREFIX = "hf://datasets/"
 _USUAL_IMAGE_COLUMNS = ("image", "img", "photo", "jpg", "png")
+# Gives a dataset, and its length where only the loader knows it.
+Loader = Callable[[str, SourceOptions], "tuple[Any, int | None]"]
 
 
-def open_source(
-    paths: Sequence[str | os.PathLike],
-    options: SourceOptions | None = None,
-    on_skipped: SkippedCallback | None = None,
-) -> Source:
-    """Open what the command line names: any number of files, folders, patterns, tables and shards, or one dataset.
+def _load_from_hub(path: str, options: SourceOptions) -> tuple[Any, int | None]:
+    import datasets
 
-    Args:
-        paths: what [`list_items`] takes; or `hf://datasets/NAME[@REVISION]`, a folder that `save_to_disk` wrote, or a
-            Parquet file whose image column holds images.
-        options: how they are read.
-        on_skipped: see [`SkippedCallback`].
+    name, _, revision = path.removeprefix(HUB_PREFIX).partition("@")
+    split = options.split or "train"
+    return datasets.load_dataset(name, revision=revision or None, split=split, streaming=options.streaming), None
 
-    Raises:
-        ValueError: for a dataset among other paths, or without such a split or column.
-    """
-    options = options or SourceOptions()
-    for path in [os.fspath(path) for path in paths]:
-        for is_one, load in _DATASETS:
-            if is_one(path, options):
-                if len(paths) > 1:
-                    raise ValueError(f"{path!r} is a dataset: score it alone, not among other paths.")
-                dataset, count = load(path, options)
-                return DatasetSource(dataset, path, options.path_column, options.key_column, count)
-    return PathSource(paths, options, on_skipped)
+
+def _load_saved(path: str, options: SourceOptions) -> tuple[Any, int | None]:
+    import datasets
+
+    loaded = datasets.load_from_disk(path)
+    if not isinstance(loaded, datasets.DatasetDict):
+        return loaded, None
+    split = options.split or ("train" if "train" in loaded or len(loaded) != 1 else next(iter(loaded)))
+    if split not in loaded:
+        raise ValueError(f"{path!r} has no split {split!r}: found {', '.join(map(repr, loaded))}.")
+    return loaded[split], None
+
+
+def _holds_images(table: str, column: str | None) -> bool:
+    """Whether the image column of a Parquet file holds encoded images instead of paths."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        schema = pq.read_schema(table)
+    except pa.ArrowInvalid:  # whoever reads it as a table says so
+        return False
+    column = column or usual_column(schema.names, "path")
+    kind = schema.field(column).type if column in schema.names else pa.null()
+    return pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _load_parquet(path: str, options: SourceOptions) -> tuple[Any, int | None]:
+    import datasets
+    import pyarrow.parquet as pq
+
+    dataset = datasets.load_dataset("parquet", data_files=path, split="train", streaming=True)
+    return dataset, pq.read_metadata(path).num_rows
+
+
+def _find_loader(path: str, options: SourceOptions) -> Loader | None:
+    """What loads a dataset that a path names; `None` for a path of images."""
+    if path.startswith(HUB_PREFIX):
+        return _load_from_hub
+    if any((Path(path) / name).is_file() for name in ("state.json", "dataset_dict.json")):
+        return _load_saved
+    if path.lower().endswith(".parquet") and os.path.isfile(path) and _holds_images(path, options.path_column):
+        return _load_parquet
+    return None
+
+
+def _find_image_column(dataset: Any, columns: list[str], wanted: str | None) -> str:
+    import datasets
+
+    if wanted is None:
+        features = dataset.features or {}
+        typed = (name for name, feature in features.items() if isinstance(feature, datasets.Image))
+        usual = (name for name in _USUAL_IMAGE_COLUMNS if name in columns)
+        wanted = next(typed, None) or next(usual, None)
+    if wanted is None or wanted not in columns:
+        raise ValueError(
+            f"The dataset has no image column{'' if wanted is None else f' {wanted!r}'}: name it with --path-column, "
+            f"one of {', '.join(map(repr, columns))}."
+        )
+    return wanted
+
+
+def _readable(path: str) -> Any:
+    """Path of a local file as it is, content of a remote one."""
+    if "://" not in path:
+        return path
+    from datasets.utils.file_utils import xopen
+
+    with xopen(path, "rb") as file:
+        return file.read()
 
 
 class DatasetSource(Source):
@@ -68,13 +122,17 @@ class DatasetSource(Source):
         key_column: str | None = None,
         count: int | None = None,
     ) -> None:
+        import datasets
+
         columns = list(dataset.column_names or next(iter(dataset)).keys())
         self.image_column = _find_image_column(dataset, columns, image_column)
         self.key_column = key_column
         if key_column is not None and key_column not in columns:
             raise ValueError(f"The dataset has no column {key_column!r}: found {', '.join(map(repr, columns))}.")
         self.name = name
-        self.dataset = _undecoded(dataset.select_columns([self.image_column, *([key_column] if key_column else [])]))
+        self.dataset = dataset.select_columns([self.image_column, *([key_column] if key_column else [])])
+        if isinstance((dataset.features or {}).get(self.image_column), datasets.Image):
+            self.dataset = self.dataset.cast_column(self.image_column, datasets.Image(decode=False))
         self.count = len(dataset) if hasattr(dataset, "__len__") else count
 
     def __str__(self) -> str:
@@ -97,98 +155,28 @@ class DatasetSource(Source):
         return {"dataset": self.name, "rows": self.count, "fingerprint": fingerprint, "column": self.image_column}
 
 
-def _is_hub_dataset(path: str, options: SourceOptions) -> bool:
-    return path.startswith(HUB_PREFIX)
+def open_source(
+    paths: Sequence[str | os.PathLike],
+    options: SourceOptions | None = None,
+    on_skipped: SkippedCallback | None = None,
+) -> Source:
+    """Open what the command line names: any number of files, folders, patterns, tables and shards, or one dataset.
 
+    Args:
+        paths: what [`list_items`] takes; or `hf://datasets/NAME[@REVISION]`, a folder that `save_to_disk` wrote, or a
+            Parquet file whose image column holds images.
+        options: how they are read.
+        on_skipped: see [`SkippedCallback`].
 
-def _load_from_hub(path: str, options: SourceOptions) -> tuple[Any, int | None]:
-    import datasets
-
-    name, _, revision = path.removeprefix(HUB_PREFIX).partition("@")
-    split = options.split or "train"
-    return datasets.load_dataset(name, revision=revision or None, split=split, streaming=options.streaming), None
-
-
-def _is_saved_dataset(path: str, options: SourceOptions) -> bool:
-    return any((Path(path) / name).is_file() for name in ("state.json", "dataset_dict.json"))
-
-
-def _load_saved(path: str, options: SourceOptions) -> tuple[Any, int | None]:
-    import datasets
-
-    loaded = datasets.load_from_disk(path)
-    if not isinstance(loaded, datasets.DatasetDict):
-        return loaded, None
-    split = options.split or ("train" if "train" in loaded or len(loaded) != 1 else next(iter(loaded)))
-    if split not in loaded:
-        raise ValueError(f"{path!r} has no split {split!r}: found {', '.join(map(repr, loaded))}.")
-    return loaded[split], None
-
-
-def _is_parquet_of_images(path: str, options: SourceOptions) -> bool:
-    """Whether the image column of a Parquet file holds encoded images instead of paths."""
-    if Path(path).suffix.lower() != ".parquet" or not os.path.isfile(path):
-        return False
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        schema = pq.read_schema(path)
-    except pa.ArrowInvalid:  # whoever reads it as a table says so
-        return False
-    column = options.path_column or usual_column(schema.names, "path")
-    if column not in schema.names:
-        return False
-    kind = schema.field(column).type
-    return pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-
-
-def _load_parquet(path: str, options: SourceOptions) -> tuple[Any, int | None]:
-    import datasets
-    import pyarrow.parquet as pq
-
-    dataset = datasets.load_dataset("parquet", data_files=path, split="train", streaming=True)
-    return dataset, pq.read_metadata(path).num_rows
-
-
-# Every kind of dataset: whether a path names one, and what loads it, with its length where only that knows it.
-_DATASETS: tuple[tuple[Callable[[str, SourceOptions], bool], Callable[[str, SourceOptions], tuple[Any, Any]]], ...] = (
-    (_is_hub_dataset, _load_from_hub),
-    (_is_saved_dataset, _load_saved),
-    (_is_parquet_of_images, _load_parquet),
-)
-
-
-def _find_image_column(dataset: Any, columns: list[str], wanted: str | None) -> str:
-    import datasets
-
-    if wanted is None:
-        features = dataset.features or {}
-        typed = (name for name, feature in features.items() if isinstance(feature, datasets.Image))
-        usual = (name for name in _USUAL_IMAGE_COLUMNS if name in columns)
-        wanted = next(typed, None) or next(usual, None)
-    if wanted is None or wanted not in columns:
-        raise ValueError(
-            f"The dataset has no image column{'' if wanted is None else f' {wanted!r}'}: name it with --path-column, "
-            f"one of {', '.join(map(repr, columns))}."
-        )
-    return wanted
-
-
-def _undecoded(dataset: Any) -> Any:
-    import datasets
-
-    for name, feature in (dataset.features or {}).items():
-        if isinstance(feature, datasets.Image):
-            dataset = dataset.cast_column(name, datasets.Image(decode=False))
-    return dataset
-
-
-def _readable(path: str) -> Any:
-    """Path of a local file as it is, content of a remote one."""
-    if "://" not in path:
-        return path
-    from datasets.utils.file_utils import xopen
-
-    with xopen(path, "rb") as file:
-        return file.read()
+    Raises:
+        ValueError: for a dataset among other paths, or without such a split or column.
+    """
+    options = options or SourceOptions()
+    for path in [os.fspath(path) for path in paths]:
+        load = _find_loader(path, options)
+        if load is not None:
+            if len(paths) > 1:
+                raise ValueError(f"{path!r} is a dataset: score it alone, not among other paths.")
+            dataset, count = load(path, options)
+            return DatasetSource(dataset, path, options.path_column, options.key_column, count)
+    return PathSource(paths, options, on_skipped)

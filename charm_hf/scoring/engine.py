@@ -58,6 +58,23 @@ class ScoringOptions:
             raise ValueError(f"`num_workers` must be at least 0, got {self.num_workers}.")
 
 
+def _essential(config: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: _essential(value) if isinstance(value, dict) else value
+        for name, value in sorted(config.items())
+        if name not in _INCIDENTAL
+    }
+
+
+def _one_ahead(iterator: Iterator[Any]) -> Iterator[Any]:
+    """Compute the next element in a thread while the present one is worked on."""
+    with ThreadPoolExecutor(1) as pool:
+        upcoming = pool.submit(next, iterator, None)
+        while (element := upcoming.result()) is not None:
+            upcoming = pool.submit(next, iterator, None)
+            yield element
+
+
 class Scorer:
     """A model and its processor, ready to score many images.
 
@@ -197,20 +214,3 @@ class Scorer:
         tensors = {name: torch.as_tensor(value).to(device, non_blocking=True) for name, value in inputs.items()}
         outputs = self.model(**tensors)
         return read_answers(average_views(outputs, self.options.num_views, self.model.config.score_values))
-
-
-def _essential(config: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: _essential(value) if isinstance(value, dict) else value
-        for name, value in sorted(config.items())
-        if name not in _INCIDENTAL
-    }
-
-
-def _one_ahead(iterator: Iterator[Any]) -> Iterator[Any]:
-    """Compute the next element in a thread while the present one is worked on."""
-    with ThreadPoolExecutor(1) as pool:
-        upcoming = pool.submit(next, iterator, None)
-        while (element := upcoming.result()) is not None:
-            upcoming = pool.submit(next, iterator, None)
-            yield element

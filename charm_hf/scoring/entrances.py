@@ -20,6 +20,20 @@ from .rows import COLUMN_TYPES, ScoreRow, table_columns
 _MISSING = {float: np.nan, int: 0, str: ""}
 
 
+def _items(images: Any) -> Iterator[Item]:
+    if hasattr(images, "select_columns"):
+        yield from DatasetSource(images).items()
+        return
+    one = isinstance(images, (str, bytes, bytearray, dict, os.PathLike)) or not isinstance(images, Iterable)
+    for index, image in enumerate([images] if one or hasattr(images, "shape") else images):
+        if isinstance(image, Item):
+            yield image
+        elif isinstance(image, (str, os.PathLike)):
+            yield from open_source([image]).items()
+        else:
+            yield Item(str(index), image)
+
+
 def score_images(
     images: Any,
     model: Any = None,
@@ -60,18 +74,13 @@ def score_images(
     return scorer.score(_items(images))
 
 
-def _items(images: Any) -> Iterator[Item]:
-    if hasattr(images, "select_columns"):
-        yield from DatasetSource(images).items()
-        return
-    one = isinstance(images, (str, bytes, bytearray, dict, os.PathLike)) or not isinstance(images, Iterable)
-    for index, image in enumerate([images] if one or hasattr(images, "shape") else images):
-        if isinstance(image, Item):
-            yield image
-        elif isinstance(image, (str, os.PathLike)):
-            yield from open_source([image]).items()
-        else:
-            yield Item(str(index), image)
+def _name(image: Any, name: Any) -> str:
+    return image if isinstance(image, str) else str(name)
+
+
+def _plain(image: Any) -> Any:
+    # NumPy wraps strings and bytes of a column in its own scalar types.
+    return image.item() if isinstance(image, np.generic) else image
 
 
 class CharmScorer:
@@ -123,14 +132,7 @@ class CharmScorer:
         rows = [row.known() for row in self.scorer.score(items)]
         columns = {name: value for name, value in batch.items() if not (self.drop_image and name == self.image_column)}
         for column in table_columns()[1:]:
-            columns[column] = np.array([row.get(column, _MISSING[COLUMN_TYPES[column]]) for row in rows])
+            kind = COLUMN_TYPES[column]
+            values = [row.get(column, _MISSING.get(kind)) for row in rows]
+            columns[column] = np.array(values) if kind in _MISSING else values
         return columns
-
-
-def _name(image: Any, name: Any) -> str:
-    return image if isinstance(image, str) else str(name)
-
-
-def _plain(image: Any) -> Any:
-    # NumPy wraps strings and bytes of a column in its own scalar types.
-    return image.item() if isinstance(image, np.generic) else image

@@ -70,6 +70,14 @@ def read_facts(file: Path, advice: str = _ANEW) -> dict[str, Any]:
     return facts
 
 
+def _read_rows(file: Path) -> Iterator[tuple[int, ScoreRow]]:
+    """Rows of a chunk with their places in it."""
+    read_facts(file, _AGAIN)
+    *lines, _ = file.read_bytes().splitlines()
+    for place, known in map(json.loads, lines):
+        yield place, ScoreRow(**known)
+
+
 class Listing(Items):
     """The images of a run, written down so that they can be gone through again unchanged.
 
@@ -241,11 +249,3 @@ class Progress:
 
     def _partial(self, start: int) -> Path:
         return self.parts / f"{start:012d}.partial.jsonl"
-
-
-def _read_rows(file: Path) -> Iterator[tuple[int, ScoreRow]]:
-    """Rows of a chunk with their places in it."""
-    read_facts(file, _AGAIN)
-    *lines, _ = file.read_bytes().splitlines()
-    for place, known in map(json.loads, lines):
-        yield place, ScoreRow(**known)

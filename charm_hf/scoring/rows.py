@@ -13,7 +13,6 @@ import torch
 
 # Decimals of every number from the model. Float32 carries no more, and what a row says is what a threshold compares.
 DECIMALS = 6
-
 _ON_REQUEST = {"on_request": True}
 
 
@@ -73,6 +72,16 @@ def table_columns(*requested: str) -> tuple[str, ...]:
     )
 
 
+def _read_answer(answer: dict[str, Any]) -> dict[str, Any]:
+    for name, value in answer.items():
+        numbers = value if isinstance(value, list) else [value]
+        if not all(map(math.isfinite, numbers)):
+            return {"error": f"The model's answer is no finite number: {name} is {value}."}
+        rounded = [round(number, DECIMALS) for number in numbers]
+        answer[name] = rounded if isinstance(value, list) else rounded[0]
+    return answer
+
+
 def read_answers(averaged: Mapping[str, torch.Tensor]) -> list[dict[str, Any]]:
     """Fields of [`ScoreRow`] that a model's answers give, rounded to the decimals that tables carry.
 
@@ -84,16 +93,6 @@ def read_answers(averaged: Mapping[str, torch.Tensor]) -> list[dict[str, Any]]:
     """
     known = {name: value.tolist() for name, value in averaged.items() if name in COLUMN_TYPES}
     return [_read_answer(dict(zip(known, values, strict=True))) for values in zip(*known.values(), strict=True)]
-
-
-def _read_answer(answer: dict[str, Any]) -> dict[str, Any]:
-    for name, value in answer.items():
-        numbers = value if isinstance(value, list) else [value]
-        if not all(map(math.isfinite, numbers)):
-            return {"error": f"The model's answer is no finite number: {name} is {value}."}
-        rounded = [round(number, DECIMALS) for number in numbers]
-        answer[name] = rounded if isinstance(value, list) else rounded[0]
-    return answer
 
 
 def describe_error(error: BaseException) -> str:

@@ -22,7 +22,7 @@ from .progress import Listing, Progress
 from .ranks import Ranks
 from .rows import ScoreRow, describe_error, table_columns
 from .selection import Selection, copy_photo, write_rating
-from .sinks import TableWriter, check_output
+from .sinks import check_output, open_table
 from .sources import Source
 
 
@@ -49,6 +49,38 @@ class ScoringInterrupted(KeyboardInterrupt):
         self.signal_number = signal_number
 
 
+class _Stopping:
+    """Whether a signal asked to stop; a second one stops at once."""
+
+    def __init__(self) -> None:
+        self.signal_number = 0
+
+    def __call__(self) -> bool:
+        return self.signal_number != 0
+
+    def handle(self, number: int, frame: Any) -> None:
+        if self.signal_number:
+            raise KeyboardInterrupt
+        self.signal_number = number
+
+
+@contextmanager
+def stopping_on_signals() -> Iterator[_Stopping]:
+    """Turn SIGINT and SIGTERM into a wish to stop after the running batch."""
+    stopping = _Stopping()
+    previous = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, stopping.handle)
+    except ValueError:  # not in the main thread: whoever runs there handles signals
+        pass
+    try:
+        yield stopping
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
 @dataclass(frozen=True)
 class TableOptions:
     """What is written for the scored images.
@@ -71,12 +103,6 @@ class TableOptions:
     def needs_images(self) -> bool:
         """Whether the images are needed again after they are scored."""
         return self.copy_to is not None or self.write_xmp
-
-    def open(self, file: Path | IO[str], model: Any, keyed: bool) -> TableWriter:
-        """Begin the table of a model's scores; `keyed` says whether the images have keys."""
-        requested = [name for name, wanted in (("key", keyed), ("distribution", self.distribution)) if wanted]
-        origin = describe_provenance(model) if self.provenance else {}
-        return TableWriter(file, table_columns(*requested), {name: value or "" for name, value in origin.items()})
 
 
 @dataclass
@@ -106,6 +132,88 @@ class Summary:
                 if len(self.failures) < _FAILURES_KEPT:
                     self.failures.append(row)
             yield row, item
+
+
+def _deliver(row: ScoreRow, normalized_score: float, item: Item, table: TableOptions) -> bool:
+    """Copy and rate an image; gives whether no other program's sidecar was in the way."""
+    try:
+        photo = item.file if table.copy_to is None else copy_photo(item, table.copy_to)
+        return not table.write_xmp or photo is None or write_rating(photo, normalized_score)
+    except (FileNotFoundError, PermissionError) as error:  # it was there when it was scored
+        logger.warning("%s: neither copied nor rated. %s", row.path, describe_error(error))
+        return True
+
+
+def write_table(
+    pairs: Iterable[tuple[ScoreRow, Item | None]],
+    file: Path | IO[str],
+    table: TableOptions,
+    summary: Summary,
+    model: Any,
+    *,
+    keyed: bool = False,
+    group: int = ROW_GROUP,
+) -> None:
+    """Write the selected rows of a model's scores, so many at a time; copy and rate their images."""
+    requested = [name for name, wanted in (("key", keyed), ("distribution", table.distribution)) if wanted]
+    origin = describe_provenance(model) if table.provenance else {}
+    constants = {name: value or "" for name, value in origin.items()}
+    kept = iter(table.selection.apply(summary.note(pairs)))
+    with open_table(file, table_columns(*requested), constants) as write:
+        while rows := list(islice(kept, group)):
+            for row, item in rows:
+                if item is not None and row.normalized_score is not None and table.needs_images:
+                    summary.sidecars_kept += not _deliver(row, row.normalized_score, item, table)
+            write([row for row, _ in rows])
+
+
+@contextmanager
+def _counted(source: Source) -> Iterator[Items]:
+    """The images of a source, gone through once to count them where they can be gone through again."""
+    if source.stays or source.once:
+        yield source
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Listing.write(Path(folder) / "listing.jsonl", source.items())
+
+
+def _count(finished: dict[int, int]) -> int:
+    return sum(end - start for start, end in finished.items())
+
+
+def _share(progress: Progress, images: Items, finished: dict[int, int], ranks: Ranks) -> Iterator[Chunk]:
+    """Every n-th of the unfinished chunks."""
+    start = 0
+    while start in finished:
+        start = finished[start]
+    unfinished = (chunk for chunk in chunk_items(images.items(start), start) if chunk.start not in finished)
+    for chunk in islice(unfinished, ranks.rank, None, ranks.count):
+        progress.restore(chunk)
+        yield chunk
+
+
+def _score_chunks(
+    progress: Progress,
+    images: Items,
+    scorer: Scorer,
+    finished: dict[int, int],
+    ranks: Ranks,
+    on_progress: ProgressCallback,
+) -> None:
+    """Score this process's share of the chunks that are not finished."""
+    known = _count(finished)
+    on_progress(known, images.count)
+    saved_at = time.monotonic()
+    with stopping_on_signals() as stopping:
+        for chunk in scorer.run(_share(progress, images, finished, ranks), stopping):
+            if chunk.complete or stopping() or time.monotonic() - saved_at > SAVE_SECONDS:
+                progress.save(chunk)
+                saved_at = time.monotonic()
+            if chunk.complete:
+                known = known + len(chunk.items) if ranks.count == 1 else _count(progress.finished())
+            on_progress(known + (0 if chunk.complete else len(chunk.finished)), images.count)
+        if stopping():
+            raise ScoringInterrupted(stopping.signal_number)
 
 
 def score_to_table(
@@ -156,8 +264,9 @@ def score_to_table(
         ranks.wait()
         if ranks.is_main:
             items: Iterable[Item | None] = images.items() if table.needs_images else repeat(None)
-            with replaced_file(output) as draft, table.open(draft, scorer.model, images.keyed) as writer:
-                write_rows(zip(progress.rows(), items), writer, table, summary)  # noqa: B905, endless
+            pairs = zip(progress.rows(), items)  # noqa: B905, endless
+            with replaced_file(output) as draft:
+                write_table(pairs, draft, table, summary, scorer.model, keyed=images.keyed)
             progress.close()
     finally:
         if ranks.is_main:
@@ -190,117 +299,9 @@ def score_to_stream(
                 on_progress(place, images.count)
                 yield pair
 
-        with table.open(stream, scorer.model, images.keyed) as writer:
-            write_rows(followed(), writer, table, summary, group=1)
+        write_table(followed(), stream, table, summary, scorer.model, keyed=images.keyed, group=1)
         if stopping():
             raise ScoringInterrupted(stopping.signal_number)
     if summary.images == 0:
         raise ValueError(f"Found no images in {source}.")
     return summary
-
-
-@contextmanager
-def _counted(source: Source) -> Iterator[Items]:
-    """The images of a source, gone through once to count them where they can be gone through again."""
-    if source.stays or source.once:
-        yield source
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        yield Listing.write(Path(folder) / "listing.jsonl", source.items())
-
-
-def _count(finished: dict[int, int]) -> int:
-    return sum(end - start for start, end in finished.items())
-
-
-def _score_chunks(
-    progress: Progress,
-    images: Items,
-    scorer: Scorer,
-    finished: dict[int, int],
-    ranks: Ranks,
-    on_progress: ProgressCallback,
-) -> None:
-    """Score this process's share of the chunks that are not finished."""
-    known = _count(finished)
-    on_progress(known, images.count)
-    saved_at = time.monotonic()
-    with stopping_on_signals() as stopping:
-        for chunk in scorer.run(_share(progress, images, finished, ranks), stopping):
-            if chunk.complete or stopping() or time.monotonic() - saved_at > SAVE_SECONDS:
-                progress.save(chunk)
-                saved_at = time.monotonic()
-            if chunk.complete:
-                known = known + len(chunk.items) if ranks.count == 1 else _count(progress.finished())
-            on_progress(known + (0 if chunk.complete else len(chunk.finished)), images.count)
-        if stopping():
-            raise ScoringInterrupted(stopping.signal_number)
-
-
-def _share(progress: Progress, images: Items, finished: dict[int, int], ranks: Ranks) -> Iterator[Chunk]:
-    """Every n-th of the unfinished chunks."""
-    start = 0
-    while start in finished:
-        start = finished[start]
-    unfinished = (chunk for chunk in chunk_items(images.items(start), start) if chunk.start not in finished)
-    for chunk in islice(unfinished, ranks.rank, None, ranks.count):
-        progress.restore(chunk)
-        yield chunk
-
-
-def write_rows(
-    pairs: Iterable[tuple[ScoreRow, Item | None]],
-    writer: TableWriter,
-    table: TableOptions,
-    summary: Summary,
-    group: int = ROW_GROUP,
-) -> None:
-    """Write the selected rows, so many at a time, and copy and rate their images."""
-    kept = iter(table.selection.apply(summary.note(pairs)))
-    while rows := list(islice(kept, group)):
-        for row, item in rows:
-            if item is not None and row.normalized_score is not None and table.needs_images:
-                summary.sidecars_kept += not _deliver(row, row.normalized_score, item, table)
-        writer.write([row for row, _ in rows])
-
-
-def _deliver(row: ScoreRow, normalized_score: float, item: Item, table: TableOptions) -> bool:
-    """Copy and rate an image; gives whether no other program's sidecar was in the way."""
-    try:
-        photo = item.file if table.copy_to is None else copy_photo(item, table.copy_to)
-        return not table.write_xmp or photo is None or write_rating(photo, normalized_score)
-    except (FileNotFoundError, PermissionError) as error:  # it was there when it was scored
-        logger.warning("%s: neither copied nor rated. %s", row.path, describe_error(error))
-        return True
-
-
-class _Stopping:
-    """Whether a signal asked to stop; a second one stops at once."""
-
-    def __init__(self) -> None:
-        self.signal_number = 0
-
-    def __call__(self) -> bool:
-        return self.signal_number != 0
-
-    def handle(self, number: int, frame: Any) -> None:
-        if self.signal_number:
-            raise KeyboardInterrupt
-        self.signal_number = number
-
-
-@contextmanager
-def stopping_on_signals() -> Iterator[_Stopping]:
-    """Turn SIGINT and SIGTERM into a wish to stop after the running batch."""
-    stopping = _Stopping()
-    previous = {}
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, stopping.handle)
-    except ValueError:  # not in the main thread: whoever runs there handles signals
-        pass
-    try:
-        yield stopping
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -17,6 +17,7 @@ from .rows import ScoreRow
 
 # Sidecars with this mark are ours to overwrite; others hold a person's work.
 _TOOLKIT = "charm-hf"
+
 _SIDECAR = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <x:xmpmeta xmlns:x="adobe:ns:meta/" x:xmptk="{toolkit}">
  <rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
@@ -89,6 +90,20 @@ def write_rating(photo: str | os.PathLike, normalized_score: float) -> bool:
     return True
 
 
+def _settle(draft: Path, folder: Path, name: str) -> Path:
+    stem, suffix = os.path.splitext(name)
+    number = 1
+    while True:
+        target = folder / (name if number == 1 else f"{stem}-{number}{suffix}")
+        if not os.path.lexists(target):
+            os.replace(draft, target)
+            return target
+        if target.is_file() and filecmp.cmp(draft, target, shallow=False):
+            draft.unlink()
+            return target
+        number += 1
+
+
 def copy_photo(item: Item, folder: Path) -> Path:
     """Copy an image into a folder under its own name; `name-2.jpg` if another image has it.
 
@@ -108,17 +123,3 @@ def copy_photo(item: Item, folder: Path) -> Path:
     draft.write_bytes(content["bytes"])
     name = os.path.basename(item.path)
     return _settle(draft, folder, name if Path(name).suffix else re.sub(r"[^\w.-]", "_", item.key or name) + ".img")
-
-
-def _settle(draft: Path, folder: Path, name: str) -> Path:
-    stem, suffix = os.path.splitext(name)
-    number = 1
-    while True:
-        target = folder / (name if number == 1 else f"{stem}-{number}{suffix}")
-        if not os.path.lexists(target):
-            os.replace(draft, target)
-            return target
-        if target.is_file() and filecmp.cmp(draft, target, shallow=False):
-            draft.unlink()
-            return target
-        number += 1

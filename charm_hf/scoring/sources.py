@@ -70,34 +70,107 @@ class Source(Items):
         """What must be the same for a run to go on."""
 
 
-class PathSource(Source):
-    """Images named by paths: see [`list_items`]."""
+def _ends_here(shard: str, offset: int) -> bool:
+    """Whether a tar file really ends where `tarfile` stopped reading; damage in the middle stops it silently too."""
+    with open(shard, "rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(offset)
+        return offset == end or not any(file.read(tarfile.BLOCKSIZE))
 
-    def __init__(
-        self,
-        paths: Sequence[str | os.PathLike],
-        options: SourceOptions | None = None,
-        on_skipped: SkippedCallback | None = None,
-    ) -> None:
-        self.paths = [os.fspath(path) for path in paths]
-        self.options = options or SourceOptions()
-        self.on_skipped = on_skipped
-        self.keyed = self.options.key_column is not None
-        self.once = STDIN in self.paths
 
-    def __str__(self) -> str:
-        return ", ".join(map(repr, self.paths))
+def list_shard(shard: str, options: SourceOptions) -> Iterator[Item]:
+    """List the images of a WebDataset tar shard in the order in which they lie there, by reading headers only.
 
-    def items(self, start: int = 0) -> Iterator[Item]:
-        """List the images."""
-        return islice(list_items(self.paths, self.options, self.on_skipped), start, None)
+    The key of an image is its name up to the first dot after the last slash, as WebDataset has it. Members that are
+    not named like images (labels, captions) belong to the same samples and are passed over.
+    """
+    name = escape_bytes(shard)
+    last = "its beginning"
+    try:
+        with tarfile.open(shard, "r:", errors="surrogateescape") as tar:
+            while (member := tar.next()) is not None:
+                last = repr(member.name)
+                path = PurePosixPath(member.name)
+                if member.isfile() and path.suffix.lower() in IMAGE_EXTENSIONS:
+                    key = os.path.join(*path.parts[:-1], path.name.split(".", 1)[0])
+                    span = (member.offset_data, member.size)
+                    yield Item(f"{name}/{escape_bytes(member.name)}", shard, key=escape_bytes(key), span=span)
+                tar.members = []  # type: ignore[attr-defined]  # tarfile would remember every member
+            damaged = not _ends_here(shard, tar.offset)
+    except (tarfile.TarError, OSError, EOFError) as error:
+        yield Item(name, error=f"The shard cannot be read. {describe_error(error)}")
+        return
+    if damaged:
+        yield Item(name, error=f"The shard is damaged after {last}: what follows is not listed.")
 
-    def identity(self) -> dict[str, Any]:
-        """The paths, where they start, and how they are read."""
-        relative = any(not os.path.isabs(path) for path in self.paths)
-        folder = os.getcwd() if relative else None
-        paths = [escape_bytes(path) for path in self.paths]
-        return {"paths": paths, "folder": folder, "options": asdict(self.options)}
+
+def list_table(file: str, options: SourceOptions) -> Iterator[Item]:
+    """List the images that a table names, row by row.
+
+    The table calls an image what the column says; relative paths start from `options.root` or the table's own folder.
+    A row without a path gives an item with an `error`.
+
+    Raises:
+        ValueError: if the table has no such column, or is not what its name says.
+    """
+    table = Table(file)
+    root = options.root if options.root is not None else os.path.dirname(file)
+    column = find_column(table.names, "path", repr(file), options.path_column, "--path-column")
+    wanted = [column] if options.key_column is None else [column, options.key_column]
+    for number, row in enumerate(table.rows(wanted), start=1):
+        key = None if options.key_column is None else str(row.get(options.key_column))
+        path = row.get(column)
+        if not isinstance(path, str) or not path:
+            yield Item(f"{escape_bytes(file)}#{number}", key=key, error=f"Row {number} has no path in {column!r}.")
+        else:
+            yield Item(escape_bytes(path), os.path.join(root, path), key=key)
+
+
+# Files that list or hold several images, by their extension.
+_READERS: dict[str, Callable[[str, SourceOptions], Iterator[Item]]] = {
+    **dict.fromkeys(TABLE_SUFFIXES, list_table),
+    ".tar": list_shard,
+}
+
+
+def _items_of_lines(lines: Iterable[bytes]) -> Iterator[Item]:
+    for line in lines:
+        if path := line.removesuffix(b"\r"):
+            yield Item.from_file(os.fsdecode(path))
+
+
+def _read_lines(stream: BinaryIO, separator: bytes) -> Iterator[Item]:
+    rest = b""
+    while block := stream.read1(1 << 16):  # type: ignore[attr-defined]
+        *lines, rest = (rest + block).split(separator)
+        yield from _items_of_lines(lines)
+    yield from _items_of_lines([rest])
+
+
+def _walk(path: str, entered: set[tuple[int, int]], on_skipped: SkippedCallback | None) -> Iterator[Item]:
+    pending = [path]  # a stack instead of recursion: folders may be nested deeper than Python recurses
+    while pending:
+        found = pending.pop()
+        if os.path.isdir(found):
+            try:
+                status = os.stat(found)
+                if (status.st_dev, status.st_ino) not in entered:
+                    entered.add((status.st_dev, status.st_ino))
+                    pending.extend(os.path.join(found, name) for name in sorted(os.listdir(found), reverse=True))
+            except OSError as error:
+                yield Item(escape_bytes(found), error=f"The folder cannot be listed. {describe_error(error)}")
+        elif found == path or Path(found).suffix.lower() in IMAGE_EXTENSIONS:
+            yield Item.from_file(found)
+        elif on_skipped is not None:
+            on_skipped(found)
+
+
+def _expand(path: str | os.PathLike) -> list[str]:
+    """Files that a glob pattern matches, sorted; a path that is no pattern stands for itself."""
+    text = os.fspath(path)
+    if os.path.lexists(text) or not glob.has_magic(text):
+        return [text]
+    return sorted(glob.glob(text, recursive=True))
 
 
 def list_items(
@@ -133,104 +206,31 @@ def list_items(
                 yield from _walk(match, entered, on_skipped)
 
 
-def _expand(path: str | os.PathLike) -> list[str]:
-    """Files that a glob pattern matches, sorted; a path that is no pattern stands for itself."""
-    text = os.fspath(path)
-    if os.path.lexists(text) or not glob.has_magic(text):
-        return [text]
-    return sorted(glob.glob(text, recursive=True))
+class PathSource(Source):
+    """Images named by paths: see [`list_items`]."""
 
+    def __init__(
+        self,
+        paths: Sequence[str | os.PathLike],
+        options: SourceOptions | None = None,
+        on_skipped: SkippedCallback | None = None,
+    ) -> None:
+        self.paths = [os.fspath(path) for path in paths]
+        self.options = options or SourceOptions()
+        self.on_skipped = on_skipped
+        self.keyed = self.options.key_column is not None
+        self.once = STDIN in self.paths
 
-def _walk(path: str, entered: set[tuple[int, int]], on_skipped: SkippedCallback | None) -> Iterator[Item]:
-    pending = [path]  # a stack instead of recursion: folders may be nested deeper than Python recurses
-    while pending:
-        found = pending.pop()
-        if os.path.isdir(found):
-            try:
-                status = os.stat(found)
-                if (status.st_dev, status.st_ino) not in entered:
-                    entered.add((status.st_dev, status.st_ino))
-                    pending.extend(os.path.join(found, name) for name in sorted(os.listdir(found), reverse=True))
-            except OSError as error:
-                yield Item(escape_bytes(found), error=f"The folder cannot be listed. {describe_error(error)}")
-        elif found == path or Path(found).suffix.lower() in IMAGE_EXTENSIONS:
-            yield Item.from_file(found)
-        elif on_skipped is not None:
-            on_skipped(found)
+    def __str__(self) -> str:
+        return ", ".join(map(repr, self.paths))
 
+    def items(self, start: int = 0) -> Iterator[Item]:
+        """List the images."""
+        return islice(list_items(self.paths, self.options, self.on_skipped), start, None)
 
-def _read_lines(stream: BinaryIO, separator: bytes) -> Iterator[Item]:
-    rest = b""
-    while block := stream.read1(1 << 16):  # type: ignore[attr-defined]
-        *lines, rest = (rest + block).split(separator)
-        yield from _items_of_lines(lines)
-    yield from _items_of_lines([rest])
-
-
-def _items_of_lines(lines: Iterable[bytes]) -> Iterator[Item]:
-    for line in lines:
-        if path := line.removesuffix(b"\r"):
-            yield Item.from_file(os.fsdecode(path))
-
-
-def list_table(file: str, options: SourceOptions) -> Iterator[Item]:
-    """List the images that a table names, row by row.
-
-    The table calls an image what the column says; relative paths start from `options.root` or the table's own folder.
-    A row without a path gives an item with an `error`.
-
-    Raises:
-        ValueError: if the table has no such column, or is not what its name says.
-    """
-    table = Table(file)
-    root = options.root if options.root is not None else os.path.dirname(file)
-    column = find_column(table.names, "path", repr(file), options.path_column, "--path-column")
-    wanted = [column] if options.key_column is None else [column, options.key_column]
-    for number, row in enumerate(table.rows(wanted), start=1):
-        key = None if options.key_column is None else str(row.get(options.key_column))
-        path = row.get(column)
-        if not isinstance(path, str) or not path:
-            yield Item(f"{escape_bytes(file)}#{number}", key=key, error=f"Row {number} has no path in {column!r}.")
-        else:
-            yield Item(escape_bytes(path), os.path.join(root, path), key=key)
-
-
-def list_shard(shard: str, options: SourceOptions) -> Iterator[Item]:
-    """List the images of a WebDataset tar shard in the order in which they lie there, by reading headers only.
-
-    The key of an image is its name up to the first dot after the last slash, as WebDataset has it. Members that are
-    not named like images (labels, captions) belong to the same samples and are passed over.
-    """
-    name = escape_bytes(shard)
-    last = "its beginning"
-    try:
-        with tarfile.open(shard, "r:", errors="surrogateescape") as tar:
-            while (member := tar.next()) is not None:
-                last = repr(member.name)
-                path = PurePosixPath(member.name)
-                if member.isfile() and path.suffix.lower() in IMAGE_EXTENSIONS:
-                    key = os.path.join(*path.parts[:-1], path.name.split(".", 1)[0])
-                    span = (member.offset_data, member.size)
-                    yield Item(f"{name}/{escape_bytes(member.name)}", shard, key=escape_bytes(key), span=span)
-                tar.members = []  # type: ignore[attr-defined]  # tarfile would remember every member
-            damaged = not _ends_here(shard, tar.offset)
-    except (tarfile.TarError, OSError, EOFError) as error:
-        yield Item(name, error=f"The shard cannot be read. {describe_error(error)}")
-        return
-    if damaged:
-        yield Item(name, error=f"The shard is damaged after {last}: what follows is not listed.")
-
-
-def _ends_here(shard: str, offset: int) -> bool:
-    """Whether a tar file really ends where `tarfile` stopped reading; damage in the middle stops it silently too."""
-    with open(shard, "rb") as file:
-        end = file.seek(0, os.SEEK_END)
-        file.seek(offset)
-        return offset == end or not any(file.read(tarfile.BLOCKSIZE))
-
-
-# Files that list or hold several images, by their extension.
-_READERS: dict[str, Callable[[str, SourceOptions], Iterator[Item]]] = {
-    **dict.fromkeys(TABLE_SUFFIXES, list_table),
-    ".tar": list_shard,
-}
+    def identity(self) -> dict[str, Any]:
+        """The paths, where they start, and how they are read."""
+        relative = any(not os.path.isabs(path) for path in self.paths)
+        folder = os.getcwd() if relative else None
+        paths = [escape_bytes(path) for path in self.paths]
+        return {"paths": paths, "folder": folder, "options": asdict(self.options)}

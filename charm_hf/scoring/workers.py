@@ -24,6 +24,7 @@ from .tokenizing import BatchTokenizer, Placed, TokenBatch
 logger = logging.getLogger(__name__)
 
 _FEW_IMAGES = 128
+_DIED = "The process that decoded it died: out of memory, or a broken decoder."
 
 
 def default_workers(count: int | None) -> int:
@@ -35,6 +36,67 @@ def default_workers(count: int | None) -> int:
         return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(8, cores)
+
+
+def end_with_parent() -> None:
+    """End this worker process when the one that started it has ended, in whatever way.
+
+    PyTorch's own watch does not end a worker whose last batch nobody reads, nor concurrent.futures' one that waits.
+    """
+    parent = parent_process()
+
+    def watch() -> None:
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    if parent is not None:
+        Thread(target=watch, daemon=True, name="end-with-parent").start()
+
+
+def _begin_work(worker_id: int = 0) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
+    end_with_parent()
+
+
+def _identity(batch: Any) -> Any:
+    return batch
+
+
+def _loader(
+    tokenizer: BatchTokenizer, batches: Iterable[list[Placed]], num_workers: int, pin_memory: bool
+) -> DataLoader:
+    return DataLoader(
+        tokenizer,
+        batch_sampler=batches,
+        num_workers=num_workers,
+        collate_fn=_identity,
+        prefetch_factor=2 if num_workers else None,
+        multiprocessing_context="spawn" if num_workers else None,
+        worker_init_fn=_begin_work,
+        pin_memory=pin_memory,
+        generator=torch.Generator(),  # a loader draws a seed, and must not draw it from the global generator
+    )
+
+
+def _tokenize_guarded(tokenizer: BatchTokenizer, batches: Iterable[list[Placed]]) -> Iterator[TokenBatch]:
+    """Tokenize images one by one in a process that may die; one that kills it gets an error."""
+    pool = None
+    try:
+        for batch in batches:
+            results = []
+            for image in batch:
+                pool = pool or ProcessPoolExecutor(1, get_context("spawn"), initializer=_begin_work)
+                try:
+                    results += pool.submit(tokenizer.tokenize, [image]).result()
+                except BrokenProcessPool:
+                    results.append((image[0], None, _DIED))
+                    pool.shutdown()
+                    pool = None
+            yield tokenizer.collate(results)
+    finally:
+        if pool is not None:
+            pool.shutdown()
 
 
 def tokenize_batches(
@@ -84,85 +146,3 @@ def tokenize_batches(
         lost = list(underway)
         underway.clear()
         yield from _tokenize_guarded(tokenizer, lost)
-
-
-def _loader(
-    tokenizer: BatchTokenizer, batches: Iterable[list[Placed]], num_workers: int, pin_memory: bool
-) -> DataLoader:
-    return DataLoader(
-        tokenizer,
-        batch_sampler=batches,
-        num_workers=num_workers,
-        collate_fn=_identity,
-        prefetch_factor=2 if num_workers else None,
-        multiprocessing_context="spawn" if num_workers else None,
-        worker_init_fn=_begin_work,
-        pin_memory=pin_memory,
-        generator=torch.Generator(),  # a loader draws a seed, and must not draw it from the global generator
-    )
-
-
-def _identity(batch: Any) -> Any:
-    return batch
-
-
-def _begin_work(worker_id: int = 0) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
-    end_with_parent()
-
-
-def end_with_parent() -> None:
-    """End this worker process when the one that started it has ended, in whatever way.
-
-    PyTorch's own watch does not end a worker whose last batch nobody reads, nor concurrent.futures' one that waits.
-    """
-    parent = parent_process()
-
-    def watch() -> None:
-        assert parent is not None
-        parent.join()
-        os._exit(1)
-
-    if parent is not None:
-        Thread(target=watch, daemon=True, name="end-with-parent").start()
-
-
-def _tokenize_guarded(tokenizer: BatchTokenizer, batches: Iterable[list[Placed]]) -> Iterator[TokenBatch]:
-    """Tokenize batches in a process that may die; an image that kills it gets an error."""
-    with _DisposableProcess() as process:
-        for batch in batches:
-            results = process.run(tokenizer.tokenize, batch)
-            if results is None:
-                results = []
-                for image in batch:
-                    died = [(image[0], None, "The process that decoded it died: out of memory, or a broken decoder.")]
-                    results += process.run(tokenizer.tokenize, [image]) or died
-            yield tokenizer.collate(results)
-
-
-class _DisposableProcess:
-    """A process to run functions in; replaced when it dies."""
-
-    def __init__(self) -> None:
-        self._pool: ProcessPoolExecutor | None = None
-
-    def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Result of a function; `None` if the process died over it."""
-        self._pool = self._pool or ProcessPoolExecutor(1, get_context("spawn"), initializer=_begin_work)
-        try:
-            return self._pool.submit(function, *arguments).result()
-        except BrokenProcessPool:
-            self.close()
-            return None
-
-    def close(self) -> None:
-        """End the process."""
-        if self._pool is not None:
-            self._pool.shutdown()
-        self._pool = None
-
-    def __enter__(self) -> _DisposableProcess:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()

@@ -15,7 +15,7 @@ from charm_hf.scoring import (
     load_for_scoring,
 )
 from charm_hf.scoring.batching import chunk_items
-from charm_hf.scoring.run import write_rows
+from charm_hf.scoring.run import write_table
 from charm_hf.scoring.selection import copy_photo, stars, write_rating
 
 
@@ -105,8 +105,7 @@ def test_a_photo_that_cannot_be_copied_any_more_does_not_cost_the_table(checkpoi
     items = [Item.from_file(photos / "c.jpg"), Item.from_file(photos / "a.jpg")]
     stream = io.StringIO()
     table = TableOptions(copy_to=tmp_path / "best")
-    with table.open(stream, model, keyed=False) as writer:
-        write_rows(scorer.score_pairs(chunk_items(items)), writer, table, Summary())
+    write_table(scorer.score_pairs(chunk_items(items)), stream, table, Summary(), model)
     assert stream.getvalue().count("\n") == 3
     assert "neither copied nor rated" in caplog.text
     assert [path.name for path in (tmp_path / "best").iterdir()] == ["a.jpg"]
