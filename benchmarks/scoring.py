@@ -197,7 +197,7 @@ def rates(args: argparse.Namespace, folder: Path) -> None:
         path = folder / f"{size[0]}.jpg"
         make_photo(path, *size, seed=0, quality=85)
         item = Item.from_file(path)
-        header = processor_seconds(lambda item=item: tokenizing.measure(item, processor, {}), args.rounds * 10)
+        header = processor_seconds(lambda item=item: tokenizing.measure(item, processor.plan), args.rounds * 10)
         full, reduced = (
             1000 * processor_seconds(lambda path=path, way=way: processor(path, reduced_decoding=way), args.rounds)
             for way in (False, True)

@@ -100,7 +100,15 @@ class Scorer:
         self.num_workers = self.options.num_workers or 0
         if comments is not None and not reads_comments(processor):
             raise ValueError("This checkpoint sees the photo only and reads no comments.")
-        processor.plan(64, 64, **self.options.processor_parameters)  # raises for parameters out of range
+        self.plan(64, 64)  # raises for parameters out of range
+
+    def plan(self, height: int, width: int) -> Any:
+        """How a photo of this size becomes `num_tokens` tokens."""
+        plan = self.processor.plan(height, width, **self.options.processor_parameters)
+        if self.processor.is_charm:
+            return plan
+        vision = self.model.config.vision_config  # the processor does not know the encoder's patches
+        return plan._replace(num_tokens=(vision.image_size // vision.patch_size) ** 2)
 
     def identity(self) -> dict[str, Any]:
         """Everything besides the images that decides what a table holds, by topic, as JSON."""
@@ -190,7 +198,7 @@ class Scorer:
     def _measure(self, item: Item) -> Measured:
         if self.comments is not None:
             item = replace(item, comments=self.comments.of(item))
-        return measure(item, self.processor, self.options.processor_parameters)
+        return measure(item, self.plan)
 
     def _plan(self, measured: list[Measured]) -> list[list[int]]:
         readable = [place for place, entry in enumerate(measured) if entry.error is None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -65,8 +65,8 @@ class TokenBatch(NamedTuple):
     errors: dict[int, str]
 
 
-def measure(item: Item, processor: Any, parameters: dict[str, Any]) -> Measured:
-    """Read the size of an image from its header and plan its tokens, without decoding pixels."""
+def measure(item: Item, plan: Callable[[int, int], Any]) -> Measured:
+    """Read the size of an image from its header, without decoding pixels, and plan what becomes of it."""
     if item.error is not None:
         return Measured(item, error=item.error)
     try:
@@ -75,7 +75,7 @@ def measure(item: Item, processor: Any, parameters: dict[str, Any]) -> Measured:
             height, width = array_to_tensor(image, item.path).shape[1:]
         else:
             width, height = image_size(image, name=repr(item.path))
-        return Measured(item, width, height, processor.plan(height, width, **parameters))
+        return Measured(item, width, height, plan(height, width))
     except (ValueError, FileNotFoundError, PermissionError, IsADirectoryError) as error:
         return Measured(item, error=describe_error(error))
     except Exception as error:  # whatever a hostile file provokes belongs into its row

@@ -94,8 +94,8 @@ def test_arrays_with_nan_or_out_of_range_are_rows_with_a_reason(checkpoint):
 def test_a_file_that_vanishes_between_its_header_and_its_pixels_is_a_row(checkpoint, photos, monkeypatch):
     measure = tokenizing.measure
 
-    def measure_and_remove(item, processor, parameters):
-        measured = measure(item, processor, parameters)
+    def measure_and_remove(item, plan):
+        measured = measure(item, plan)
         if item.path.endswith("c.jpg"):
             os.unlink(item.image)
         return measured
