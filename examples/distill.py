@@ -38,11 +38,6 @@ from accelerate.logging import get_logger
 from accelerate.utils import set_seed
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from scipy.stats import spearmanr
-from sklearn.linear_model import RidgeCV
-from sklearn.model_selection import cross_val_predict
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import get_scheduler
@@ -54,7 +49,7 @@ from charm_hf.training.batches import derive_seed, make_loader
 from charm_hf.training.building import build_head, build_model, build_processor
 from charm_hf.training.optimization import build_parameter_groups, make_ema
 from charm_hf.training.partition import hold_out_fold, load_clean_split, require_scale
-from charm_hf.training.teacher_maps import TeacherMaps, sample_map
+from charm_hf.training.teacher_maps import TeacherMaps, fit_ridge, sample_map
 
 
 logger = get_logger(__name__)
@@ -271,33 +266,6 @@ def load_rated(args: argparse.Namespace) -> datasets.Dataset | None:
     parts = [load_clean_split(*where, split, **args.dataset_options) for split in args.train_split.split("+")]
     rated = datasets.concatenate_datasets(parts)
     return rated if args.fold is None else hold_out_fold(rated, args.fold, **args.folds)[0]
-
-
-class Ridge(NamedTuple):
-    """Reads ratings out of pooled features: distributions, or scores where the dataset has no votes."""
-
-    estimator: Any
-    score_range: tuple[float, float]
-    distribution: bool
-    cross_validated_srcc: float
-
-    def __call__(self, pooled: np.ndarray) -> np.ndarray:
-        """Rate (N, D) pooled features: (N, K) distributions, or (N,) scores in the dataset's own units."""
-        said = self.estimator.predict(pooled).astype(np.float32)
-        if not self.distribution:
-            return said.clip(*self.score_range)
-        said = said.clip(min=1e-4)
-        return said / said.sum(-1, keepdims=True)
-
-
-def fit_ridge(pooled: np.ndarray, rated: datasets.Dataset) -> Ridge:
-    """Fit the ridge, and tell what it reaches on five folds of these very photos."""
-    scale = require_scale(rated)
-    targets = np.array(rated["distribution" if scale.score_values is not None else "score"][:], dtype=np.float32)
-    estimator = make_pipeline(StandardScaler(), RidgeCV(np.logspace(0, 6, 25)))
-    said, scores = cross_val_predict(estimator, pooled, targets, cv=min(5, len(rated))), np.array(rated["score"][:])
-    srcc = spearmanr(said if targets.ndim == 1 else said @ np.array(scale.score_values), scores)[0]
-    return Ridge(estimator.fit(pooled, targets), scale.score_range, targets.ndim > 1, float(srcc))
 
 
 def build_student(
