@@ -166,7 +166,7 @@ class Ridge(NamedTuple):
     """Reads ratings out of pooled features: distributions, or scores where the dataset has no votes."""
 
     estimator: Any
-    score_range: tuple[float, float]
+    score_range: tuple[float, float] | None
     distribution: bool
     cross_validated_srcc: float
 
@@ -174,7 +174,7 @@ class Ridge(NamedTuple):
         """Rate (N, D) pooled features: (N, K) distributions, or (N,) scores in the dataset's own units."""
         said = self.estimator.predict(pooled).astype(np.float32)
         if not self.distribution:
-            return said.clip(*self.score_range)
+            return said if self.score_range is None else said.clip(*self.score_range)
         said = said.clip(min=1e-4)
         return said / said.sum(-1, keepdims=True)
 
