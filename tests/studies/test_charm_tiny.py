@@ -1,0 +1,77 @@
+"""The steps that make `charm-tiny`, and that what lies in the package is what they are for."""
+
+import numpy as np
+import torch
+from PIL import Image
+from support import photo_path
+
+from charm_hf import CharmForAestheticScoring, CharmImageProcessor, embedded_model_path
+from studies.charm_tiny import head, start
+
+
+def test_the_embedded_model_sees_a_typical_photo_at_two_scales_with_native_regions():
+    processor = CharmImageProcessor.from_pretrained(embedded_model_path())
+    tokens = processor(photo_path("coffee"))
+    assert tokens["scale_ids"].unique().tolist() == [0, 1]
+    assert (tokens["scale_ids"] == 1).sum() >= 48
+    assert tokens["pixel_values"].shape[1] <= processor.max_num_patches
+
+
+def test_the_embedded_model_computes_in_single_precision_and_tells_photos_apart():
+    model = CharmForAestheticScoring.from_pretrained(embedded_model_path()).eval()
+    processor = CharmImageProcessor.from_pretrained(embedded_model_path())
+    assert model.dtype == torch.float32
+    with torch.no_grad():
+        scores = [model(**processor(photo_path(name))).scores.item() for name in ("coffee", "chelsea", "astronaut")]
+    assert max(scores) - min(scores) > 0.1
+
+
+def test_it_starts_from_a_projection_that_whitens_patches():
+    tokens = torch.randn(2000, 12) @ torch.diag(torch.arange(1.0, 13.0))
+    rows = start.whitening(tokens, 6, strength=0.0)
+    covariance = torch.cov(((tokens - tokens.mean(0)) @ rows.T).T)
+    torch.testing.assert_close(covariance, torch.eye(6), atol=0.02, rtol=0)
+
+
+def test_places_that_are_near_have_positions_that_are_alike():
+    table = start.sines(8, 8, 64).view(8, 8, 64)
+    near, far = (table[0, 0] - table[0, 1]).norm(), (table[0, 0] - table[0, 7]).norm()
+    assert near < far
+
+
+def test_the_head_in_closed_form_finds_what_features_say_of_votes(monkeypatch):
+    monkeypatch.setattr(head, "ALPHA", 1e-3)
+    generator = np.random.default_rng(0)
+    encoded = generator.normal(size=(200, 5))
+    logits = encoded @ generator.normal(size=(5, 3)) * 0.3
+    distributions = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    weight, bias = head.fit_head(encoded, distributions, np.arange(50), distributions[:50])
+    found = np.exp(encoded @ weight.T + bias)
+    np.testing.assert_allclose(found / found.sum(1, keepdims=True), distributions, atol=0.01)
+
+
+def test_the_start_is_a_checkpoint_of_random_layers_that_scores(tmp_path, monkeypatch):
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 256, (96, 128, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    flags = [
+        "--patch_size",
+        "8",
+        "--longest_edge",
+        "64",
+        "--max_num_patches",
+        "40",
+        "--width",
+        "32",
+        "--layers",
+        "1",
+        "--heads",
+        "2",
+    ]
+    monkeypatch.setattr(
+        "sys.argv", ["start", "--photos", str(tmp_path), "--output_dir", str(tmp_path / "out"), *flags]
+    )
+    start.main()
+    model = CharmForAestheticScoring.from_pretrained(tmp_path / "out").eval()
+    processor = CharmImageProcessor.from_pretrained(tmp_path / "out")
+    assert model(**processor(Image.open(tmp_path / "0.png"))).scores.isfinite().all()
