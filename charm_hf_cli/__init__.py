@@ -15,6 +15,7 @@ from .checkpoints import app as checkpoints
 from .light import without_registration
 from .pictures import app as pictures
 from .score import app as scoring
+from .support import put_out
 
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -26,7 +27,7 @@ def _print_version(wanted: bool) -> None:
     if wanted:
         with without_registration():
             from charm_hf.version import __version__
-        print(__version__)  # noqa: T201, what was asked for is data
+        put_out(__version__)
         raise typer.Exit
 
 

@@ -9,7 +9,17 @@ from typing import Annotated
 import typer
 
 from .light import without_registration
-from .support import DATASETS, EXIT_SOME_FAILED, RevisionOption, SubfolderOption, fail, list_names, say
+from .support import (
+    DATASETS,
+    EXIT_SOME_FAILED,
+    RevisionOption,
+    SubfolderOption,
+    fail,
+    list_names,
+    put_out,
+    say,
+    usage_errors,
+)
 
 
 app = typer.Typer()
@@ -43,7 +53,7 @@ def convert(
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    try:
+    with usage_errors():
         if from_hub is not None:
             from charm_hf.hub import convert_from_hub
 
@@ -55,8 +65,6 @@ def convert(
             )
         else:
             written = _convert_file(checkpoint, _one_target(folder, output), dataset, position_embeddings, overwrite)
-    except (ValueError, OSError) as error:
-        fail(error)
     say(f"Wrote {written}. Try: charm-hf score PHOTO --model {written}")
 
 
@@ -95,24 +103,23 @@ def push(
 
     Exit code: 0 published, 1 the Hub could not be reached or refused, 2 not fit to be published.
     """
-    from charm_hf.hub import CheckpointError, PushError, push_checkpoint
+    from charm_hf.hub import PushError, push_checkpoint
 
     try:
-        commit = push_checkpoint(
-            folder,
-            repo_id,
-            private=private,
-            revision=revision,
-            create_pr=create_pr,
-            tag=tag,
-            commit_message=message,
-            license=license,
-        )
+        with usage_errors():
+            commit = push_checkpoint(
+                folder,
+                repo_id,
+                private=private,
+                revision=revision,
+                create_pr=create_pr,
+                tag=tag,
+                commit_message=message,
+                license=license,
+            )
     except PushError as error:
         fail(error, EXIT_SOME_FAILED)
-    except (CheckpointError, ValueError, OSError) as error:
-        fail(error)
-    print(commit.pr_url or commit.commit_url)  # noqa: T201, what was made is data
+    put_out(commit.pr_url or commit.commit_url)
 
 
 @app.command()
@@ -128,10 +135,8 @@ def pull(
     """
     from charm_hf.hub import pull_checkpoint
 
-    try:
-        print(pull_checkpoint(repo_id, folder, dataset=subfolder, revision=revision))  # noqa: T201, data
-    except (ValueError, OSError) as error:
-        fail(error)
+    with usage_errors():
+        put_out(pull_checkpoint(repo_id, folder, dataset=subfolder, revision=revision))
 
 
 @app.command()
@@ -142,18 +147,15 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="One JSON list i
 
         found = list_checkpoints()
     if as_json:
-        print(json.dumps([vars(checkpoint) for checkpoint in found], indent=2))  # noqa: T201, data
+        put_out(json.dumps([vars(known) for known in found], indent=2))
         return
-    rows = [("MODEL", "WHERE", "TRAINED ON", "ENCODER", "SIZE", "LICENCE", "PLCC", "SRCC", "ACC")]
+    rows = [["MODEL", "WHERE", "TRAINED ON", "ENCODER", "SIZE", "LICENCE", "PLCC", "SRCC", "ACC"]]
     for known in found:
         name = f"{known.model} --subfolder {known.subfolder}" if known.subfolder else known.model or "(no --model)"
         size = f"{known.bytes / 1e6:,.1f} MB" if known.bytes else f"{(known.parameters or 0) / 1e6:,.0f} M parameters"
         numbers = ["" if value is None else f"{value:.3f}" for value in (known.plcc, known.srcc, known.acc)]
-        rows.append((name, known.place, known.dataset, known.encoder, size, known.license, *numbers))  # type: ignore[arg-type]
+        rows.append([name, known.place, known.dataset, known.encoder, size, known.license, *numbers])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print(line.rstrip())  # noqa: T201, data
-    say(
-        "PLCC, SRCC and ACC: the paper's, for DINOv2-small. A published one is fetched and converted at its first use."
-    )
+        put_out("  ".join(map(str.ljust, row, widths)).rstrip())
+    say("PLCC, SRCC, ACC: the paper's, for DINOv2-small. A published one is fetched and converted when first used.")

@@ -21,10 +21,11 @@ from .support import (
     SelectionOption,
     SubfolderOption,
     TrustOption,
-    fail,
     given,
     list_names,
+    put_out,
     say,
+    usage_errors,
 )
 
 
@@ -45,10 +46,8 @@ def explain(
     num_scales: Annotated[int | None, typer.Option(help="As the checkpoint's, if not given.")] = None,
     max_num_patches: Annotated[int | None, typer.Option(help="Length of the token sequence.")] = None,
     seed: SeedOption = None,
-    against: Annotated[str, typer.Option(help=f"What the photo is compared with: {list_names(AGAINST)}.")] = AGAINST[
-        0
-    ],
-    method: Annotated[str, typer.Option(help=f"{list_names(METHODS)} (slower).")] = METHODS[0],
+    against: Annotated[str, typer.Option(help=f"To compare the photo with: {list_names(AGAINST)}.")] = "blurred",
+    method: Annotated[str, typer.Option(help=f"{list_names(METHODS)} (slower).")] = "gradients",
     steps: Annotated[int, typer.Option(min=1, help="Gradients taken on the way from there to this photo.")] = 8,
     num_views: Annotated[int, typer.Option(min=1, help="Also show the spread over so many random selections.")] = 1,
 ) -> None:
@@ -69,20 +68,17 @@ def explain(
         seed=seed,
         saliency_maps=None if saliency_map is None else str(saliency_map),
     )
-    try:
+    with usage_errors():
         import_module("charm_hf.look.explain_picture")  # says before any work whether it can draw
         if model is None:
             say(DEMONSTRATION_NOTICE)
         loaded, processor = load_for_scoring(
             model, device=device, trust_remote_code=trust_remote_code, revision=revision, subfolder=subfolder
         )
-        explanation = explain_photo(
+        explain_photo(
             photo, loaded, processor, against=against, method=method, steps=steps, num_views=num_views, **options
-        )
-        explanation.save(output)
-    except (ValueError, OSError, ImportError) as error:
-        fail(error)
-    print(output)  # noqa: T201, what was made is data
+        ).save(output)
+    put_out(output)
 
 
 @app.command()
@@ -99,24 +95,21 @@ def report(
 
     Exit code: 0 written, 2 wrong usage or a table that cannot be read.
     """
-    with without_registration():
+    with without_registration(), usage_errors():
         from charm_hf.look.report import write_report
 
-        try:
-            summary = write_report(
-                scores,
-                output,
-                title=title,
-                image_root=image_root,
-                thumbnails=thumbnails,
-                thumbnail_size=thumbnail_size,
-                link_originals=originals,
-                progress=True,
-            )
-        except (ValueError, OSError) as error:
-            fail(error)
+        summary = write_report(
+            scores,
+            output,
+            title=title,
+            image_root=image_root,
+            thumbnails=thumbnails,
+            thumbnail_size=thumbnail_size,
+            link_originals=originals,
+            progress=True,
+        )
     say(f"{summary.num_photos:,} photos, {summary.num_failed:,} failures, {summary.num_bytes / 1e6:.1f} MB")
-    print(summary.path)  # noqa: T201, what was made is data
+    put_out(summary.path)
 
 
 @app.command()
@@ -137,7 +130,7 @@ def demo(
     """
     from charm_hf.look.demo import launch_demo
 
-    try:
+    with usage_errors():
         page, url = launch_demo(
             model or (),
             host=host,
@@ -147,7 +140,5 @@ def demo(
             open_browser=open_browser,
             block=False,
         )
-    except (ValueError, OSError, ImportError) as error:
-        fail(error)
     say(f"The demo runs at {url}. Ctrl-C stops it.")
     page.block_thread()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -28,6 +30,20 @@ def fail(error: Exception | str, code: int = EXIT_USAGE) -> NoReturn:
     """Say in one line what went wrong, and leave."""
     say(f"Error: {' '.join(str(error).split())}")
     raise typer.Exit(code) from None
+
+
+def put_out(data: object) -> None:
+    """Write what was asked for, or where it is: to standard output."""
+    print(data)  # noqa: T201, this is a command
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """Turn what the library has against a request into one line and exit code 2."""
+    try:
+        yield
+    except (ValueError, OSError, ImportError) as error:
+        fail(error)
 
 
 def given(**options: Any) -> dict[str, Any]:
