@@ -90,7 +90,7 @@ class CarriesItsCode:
     own_auto_map: ClassVar[dict[str, str]]
     code_file: ClassVar[str]
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __post_init__(self, **kwargs: Any) -> None:
         # Said anew below and in `to_dict`, whatever was read from a file.
         kwargs.pop("custom_pipelines", None)
         if __name__.split(".")[0] == "transformers_modules":
@@ -98,7 +98,7 @@ class CarriesItsCode:
             # would make `pipeline` ask for `trust_remote_code`; without the package the key is what lets transformers
             # find the pipeline.
             kwargs["custom_pipelines"] = _copy_custom_pipelines()
-        super().__init__(**kwargs)
+        super().__post_init__(**kwargs)  # type: ignore[misc]
 
     def to_dict(self) -> dict[str, Any]:
         """Serialize; the code that travels with the checkpoint is always named, however the object was loaded."""

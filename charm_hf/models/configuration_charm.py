@@ -25,20 +25,17 @@ class ScoresConfig(CarriesItsCode, PretrainedConfig):
         kwargs: for `PretrainedConfig`. The labels follow from the head: `num_labels` may be given, but only as it is.
     """
 
-    def __init__(
-        self,
-        score_range: Sequence[float] = (0.0, 1.0),
-        score_values: Sequence[float] | None = None,
-        dataset_name: str | None = None,
-        score_quantiles: Sequence[float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        self.score_range = [float(value) for value in score_range]
-        self.score_values = None if score_values is None else [float(value) for value in score_values]
-        self.dataset_name = dataset_name
-        self.score_quantiles = None if score_quantiles is None else [float(value) for value in score_quantiles]
+    score_range: Any = (0.0, 1.0)
+    score_values: Sequence[float] | None = None
+    dataset_name: str | None = None
+    score_quantiles: Sequence[float] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        for name in ("score_range", "score_values", "score_quantiles"):
+            value = getattr(self, name)
+            setattr(self, name, None if value is None else [float(number) for number in value])
         num_labels = kwargs.pop("num_labels", None)
-        super().__init__(**{name: value for name, value in kwargs.items() if name not in ("id2label", "label2id")})
+        super().__post_init__(**kwargs)
         self.check()
         if num_labels not in (None, self.num_labels):
             raise ValueError(
@@ -95,26 +92,18 @@ class CharmConfig(ScoresConfig):
         *("last_hidden_state", "pooler_output", "hidden_states", "attentions"),
     ]
 
-    def __init__(
-        self,
-        backbone_config: PretrainedConfig | dict[str, Any] | None = None,
-        num_scales: int = 2,
-        position_mode: str = "exact",
-        head: str | None = None,
-        score_values: Sequence[float] | None = None,
-        num_attributes: int = 0,
-        classifier_dropout: float = 0.1,
-        initializer_range: float = 0.02,
-        **kwargs: Any,
-    ) -> None:
-        self.backbone_config = as_backbone_config(backbone_config)
-        self.num_scales = num_scales
-        self.position_mode = position_mode
-        self.head = head or ("regression" if score_values is None else "distribution")
-        self.num_attributes = num_attributes
-        self.classifier_dropout = classifier_dropout
-        self.initializer_range = initializer_range
-        super().__init__(score_values=score_values, **kwargs)
+    backbone_config: Any = None
+    num_scales: int = 2
+    position_mode: str = "exact"
+    head: str | None = None
+    num_attributes: int = 0
+    classifier_dropout: float = 0.1
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.backbone_config = as_backbone_config(self.backbone_config)
+        self.head = self.head or ("regression" if self.score_values is None else "distribution")
+        super().__post_init__(**kwargs)
 
     def check(self) -> None:
         """See [`ScoresConfig.check`]."""

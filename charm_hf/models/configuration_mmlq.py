@@ -81,60 +81,36 @@ class MmlqConfig(ScoresConfig):
         "textual_attentions",
     ]
 
-    def __init__(
-        self,
-        vision_config: PretrainedConfig | dict[str, Any] | None = None,
-        text_config: PretrainedConfig | dict[str, Any] | None = None,
-        hidden_size: int = 768,
-        num_hidden_layers: int = 6,
-        num_attention_heads: int = 12,
-        intermediate_size: int = 1536,
-        num_visual_queries: int = 2,
-        num_textual_queries: int = 2,
-        self_attention: str = "shared",
-        feed_forward: str = "shared",
-        hidden_act: str = "gelu",
-        hidden_dropout_prob: float = 0.1,
-        attention_probs_dropout_prob: float = 0.0,
-        comment_dropout: float = 0.2,
-        layer_norm_eps: float = 1e-6,
-        initializer_range: float = 0.02,
-        freeze_vision_model: bool = True,
-        freeze_text_model: bool = True,
-        vision_repository: str | None = None,
-        vision_revision: str | None = None,
-        text_repository: str | None = None,
-        text_revision: str | None = None,
-        encoders_in_checkpoint: bool = True,
-        score_range: Sequence[float] | None = None,
-        score_values: Sequence[float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        self.vision_config = as_encoder_config(vision_config, "vision_config")
-        self.text_config = as_encoder_config(text_config, "text_config")
-        self.hidden_size = hidden_size
-        self.num_hidden_layers = num_hidden_layers
-        self.num_attention_heads = num_attention_heads
-        self.intermediate_size = intermediate_size
-        self.num_visual_queries = num_visual_queries
-        self.num_textual_queries = num_textual_queries
-        self.self_attention = self_attention
-        self.feed_forward = feed_forward
-        self.hidden_act = hidden_act
-        self.hidden_dropout_prob = hidden_dropout_prob
-        self.attention_probs_dropout_prob = attention_probs_dropout_prob
-        self.comment_dropout = comment_dropout
-        self.layer_norm_eps = layer_norm_eps
-        self.initializer_range = initializer_range
-        self.freeze_vision_model = freeze_vision_model
-        self.freeze_text_model = freeze_text_model
-        self.vision_repository = vision_repository
-        self.vision_revision = vision_revision
-        self.text_repository = text_repository
-        self.text_revision = text_revision
-        self.encoders_in_checkpoint = encoders_in_checkpoint
-        score_range, score_values = _resolve_bins(score_range, score_values)
-        super().__init__(score_range=score_range, score_values=score_values, **kwargs)
+    vision_config: Any = None
+    text_config: Any = None
+    hidden_size: int = 768
+    num_hidden_layers: int = 6
+    num_attention_heads: int = 12
+    intermediate_size: int = 1536
+    num_visual_queries: int = 2
+    num_textual_queries: int = 2
+    self_attention: str = "shared"
+    feed_forward: str = "shared"
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.0
+    comment_dropout: float = 0.2
+    layer_norm_eps: float = 1e-6
+    initializer_range: float = 0.02
+    freeze_vision_model: bool = True
+    freeze_text_model: bool = True
+    vision_repository: str | None = None
+    vision_revision: str | None = None
+    text_repository: str | None = None
+    text_revision: str | None = None
+    encoders_in_checkpoint: bool = True
+    score_range: Any = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.vision_config = as_encoder_config(self.vision_config, "vision_config")
+        self.text_config = as_encoder_config(self.text_config, "text_config")
+        self.score_range, self.score_values = _resolve_bins(self.score_range, self.score_values)
+        super().__post_init__(**kwargs)
 
     def check(self) -> None:
         """See [`ScoresConfig.check`]."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import torch
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
 from .checkpoint_charm import find_commit, refuse_misfit
 from .configuration_charm import CharmConfig
-from .configuration_mmlq import as_encoder_config
+from .configuration_mmlq import ENCODER_NAMES, MmlqConfig, as_encoder_config
 from .modeling_charm import CharmForAestheticScoring, CharmModel
 
 
@@ -105,4 +106,102 @@ def resolve_commit(repository: str, revision: str | None, **hub_arguments: Any) 
     return find_commit(repository, **where) or revision
 
 
-__all__ = ["build_encoder", "find_encoder", "is_read", "load_encoder"]
+class HoldsEncoders:
+    """Part of a model that holds two pretrained encoders, frozen or not, in its checkpoint or beside it.
+
+    Attributes:
+        vision_model, text_model: `None` where there is no such modality, or the encoder was not loaded.
+    """
+
+    config: MmlqConfig
+    dtype: torch.dtype
+    device: torch.device
+    training: bool
+    vision_model: PreTrainedModel | None
+    text_model: PreTrainedModel | None
+
+    def _hold_encoder(self, modality: str, encoder: PreTrainedModel | None) -> PreTrainedModel | None:
+        if modality not in self.config.modalities:
+            return None
+        tower = f"{ENCODER_NAMES[modality]}_config"
+        if encoder is None and self.config.encoders_in_checkpoint:
+            encoder = build_encoder(getattr(self.config, tower))
+        if encoder is not None:
+            setattr(self.config, tower, encoder.config)  # one object, so that changes reach the encoder
+        return encoder
+
+    def _encoders(self) -> list[tuple[PreTrainedModel, bool]]:
+        """The encoders held, each with whether it is frozen."""
+        pairs = (
+            (self.vision_model, self.config.freeze_vision_model),
+            (self.text_model, self.config.freeze_text_model),
+        )
+        return [(encoder, frozen) for encoder, frozen in pairs if encoder is not None]
+
+    def freeze_encoders(self) -> None:
+        """Switch gradients off in the encoders that the configuration freezes, and on in the others."""
+        for encoder, frozen in self._encoders():
+            for name, parameter in encoder.named_parameters():
+                # Data-parallel training would wait for the gradient of what nothing reads.
+                parameter.requires_grad_(not frozen and is_read(encoder, name))
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Any:
+        """Switch the training mode of the queries; frozen encoders stay in evaluation mode."""
+        super().train(mode)  # type: ignore[misc]
+        for encoder, frozen in self._encoders():
+            if frozen:
+                encoder.eval()
+        return self
+
+    def load_encoders(self, **hub_arguments: Any) -> None:
+        """Fetch the encoders that are not held, from the repositories that the configuration names.
+
+        Args:
+            hub_arguments: `cache_dir`, `token`, `local_files_only` …
+
+        Raises:
+            OSError: if a repository cannot be reached.
+            ValueError: if the configuration does not name one, or it lacks weights.
+        """
+        for name in (ENCODER_NAMES[modality] for modality in self.config.modalities):
+            if getattr(self, f"{name}_model") is not None:
+                continue
+            repository = getattr(self.config, f"{name}_repository")
+            revision = getattr(self.config, f"{name}_revision")
+            if repository is None:
+                raise ValueError(f"The model holds no {name} encoder, and `config.{name}_repository` names none.")
+            config = getattr(self.config, f"{name}_config")
+            encoder = load_encoder(repository, revision, config, f"{name}_config", dtype=self.dtype, **hub_arguments)
+            setattr(self, f"{name}_model", encoder.to(self.device))
+            setattr(self.config, f"{name}_config", encoder.config)
+        self.freeze_encoders()
+
+    def drop_encoders(self) -> None:
+        """Let go of the encoders: enough for training on features, and a tenth of the memory.
+
+        Raises:
+            ValueError: if they could not be found again.
+        """
+        self.check_encoders_for_saving(include=False)
+        self.vision_model = self.text_model = None
+        self.config.encoders_in_checkpoint = False
+
+    def check_encoders_for_saving(self, include: bool) -> None:
+        """Raise `ValueError` if the encoders cannot be saved (`include`) or left out (not `include`)."""
+        for name in (ENCODER_NAMES[modality] for modality in self.config.modalities):
+            if include and getattr(self, f"{name}_model") is None:
+                raise ValueError(
+                    f"The {name} encoder was not loaded, so its weights cannot be saved: call `load_encoders()` first "
+                    "or pass `include_encoders=False`."
+                )
+            if not include and not getattr(self.config, f"freeze_{name}_model"):
+                raise ValueError(f"The {name} encoder is trained (`freeze_{name}_model=False`): it must be saved.")
+            if not include and getattr(self.config, f"{name}_repository") is None:
+                raise ValueError(
+                    f"Without its weights the {name} encoder could not be found again: set `config.{name}_repository` "
+                    f"and `config.{name}_revision`, or build the model with `from_encoders` from repositories."
+                )
+
+
+__all__ = ["HoldsEncoders", "build_encoder", "find_encoder", "load_encoder"]

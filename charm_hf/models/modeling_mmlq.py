@@ -16,8 +16,8 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .checkpoint_charm import CheckpointMixin
-from .configuration_mmlq import ENCODER_NAMES, MmlqConfig
-from .encoders_mmlq import HUB_ARGUMENTS, build_encoder, find_encoder, is_read, load_encoder
+from .configuration_mmlq import MmlqConfig
+from .encoders_mmlq import HUB_ARGUMENTS, HoldsEncoders, find_encoder
 from .interaction_mmlq import MmlqFeatures, MmlqInteractionBlock
 from .scores_charm import AestheticOutput, aesthetic_loss, interpret_logits
 
@@ -214,7 +214,7 @@ class MmlqPreTrainedModel(CheckpointMixin, PreTrainedModel):
         super().save_pretrained(save_directory, is_main_process=is_main_process, state_dict=state_dict, **kwargs)
 
 
-class MmlqModel(MmlqPreTrainedModel):
+class MmlqModel(HoldsEncoders, MmlqPreTrainedModel):
     """Two encoders, learnable queries, and the blocks in which the queries read the encoders' features.
 
     Args:
@@ -241,89 +241,6 @@ class MmlqModel(MmlqPreTrainedModel):
         self.final_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.freeze_encoders()
         self.post_init()
-
-    def _hold_encoder(self, modality: str, encoder: PreTrainedModel | None) -> PreTrainedModel | None:
-        if modality not in self.config.modalities:
-            return None
-        tower = f"{ENCODER_NAMES[modality]}_config"
-        if encoder is None and self.config.encoders_in_checkpoint:
-            encoder = build_encoder(getattr(self.config, tower))
-        if encoder is not None:
-            setattr(self.config, tower, encoder.config)  # one object, so that changes reach the encoder
-        return encoder
-
-    def _encoders(self) -> list[tuple[PreTrainedModel, bool]]:
-        """The encoders held, each with whether it is frozen."""
-        pairs = (
-            (self.vision_model, self.config.freeze_vision_model),
-            (self.text_model, self.config.freeze_text_model),
-        )
-        return [(encoder, frozen) for encoder, frozen in pairs if encoder is not None]
-
-    def freeze_encoders(self) -> None:
-        """Switch gradients off in the encoders that the configuration freezes, and on in the others."""
-        for encoder, frozen in self._encoders():
-            for name, parameter in encoder.named_parameters():
-                # Data-parallel training would wait for the gradient of what nothing reads.
-                parameter.requires_grad_(not frozen and is_read(encoder, name))
-        self.train(self.training)
-
-    def train(self, mode: bool = True) -> MmlqModel:
-        """Switch the training mode of the queries; frozen encoders stay in evaluation mode."""
-        super().train(mode)
-        for encoder, frozen in self._encoders():
-            if frozen:
-                encoder.eval()
-        return self
-
-    def load_encoders(self, **hub_arguments: Any) -> None:
-        """Fetch the encoders that are not held, from the repositories that the configuration names.
-
-        Args:
-            hub_arguments: `cache_dir`, `token`, `local_files_only` …
-
-        Raises:
-            OSError: if a repository cannot be reached.
-            ValueError: if the configuration does not name one, or it lacks weights.
-        """
-        for name in (ENCODER_NAMES[modality] for modality in self.config.modalities):
-            if getattr(self, f"{name}_model") is not None:
-                continue
-            repository = getattr(self.config, f"{name}_repository")
-            revision = getattr(self.config, f"{name}_revision")
-            if repository is None:
-                raise ValueError(f"The model holds no {name} encoder, and `config.{name}_repository` names none.")
-            config = getattr(self.config, f"{name}_config")
-            encoder = load_encoder(repository, revision, config, f"{name}_config", dtype=self.dtype, **hub_arguments)
-            setattr(self, f"{name}_model", encoder.to(self.device))
-            setattr(self.config, f"{name}_config", encoder.config)
-        self.freeze_encoders()
-
-    def drop_encoders(self) -> None:
-        """Let go of the encoders: enough for training on features, and a tenth of the memory.
-
-        Raises:
-            ValueError: if they could not be found again.
-        """
-        self.check_encoders_for_saving(include=False)
-        self.vision_model = self.text_model = None
-        self.config.encoders_in_checkpoint = False
-
-    def check_encoders_for_saving(self, include: bool) -> None:
-        """Raise `ValueError` if the encoders cannot be saved (`include`) or left out (not `include`)."""
-        for name in (ENCODER_NAMES[modality] for modality in self.config.modalities):
-            if include and getattr(self, f"{name}_model") is None:
-                raise ValueError(
-                    f"The {name} encoder was not loaded, so its weights cannot be saved: call `load_encoders()` first "
-                    "or pass `include_encoders=False`."
-                )
-            if not include and not getattr(self.config, f"freeze_{name}_model"):
-                raise ValueError(f"The {name} encoder is trained (`freeze_{name}_model=False`): it must be saved.")
-            if not include and getattr(self.config, f"{name}_repository") is None:
-                raise ValueError(
-                    f"Without its weights the {name} encoder could not be found again: set `config.{name}_repository` "
-                    f"and `config.{name}_revision`, or build the model with `from_encoders` from repositories."
-                )
 
     def encode_images(
         self, pixel_values: torch.Tensor, pixel_attention_mask: torch.Tensor | None = None, **vision_inputs: Any

@@ -300,7 +300,8 @@ def test_the_model_learns_from_photos_and_comments(vision):
 
 @pytest.mark.parametrize("vision", ["clip", "siglip", "dinov2", "vit", "charm"])
 def test_encoders_can_be_trained_along_each_parameter_that_asks_for_a_gradient_gets_one(vision, tmp_path):
-    tiny_model(vision, freeze_vision_model=False, freeze_text_model=False).save_pretrained(tmp_path)
+    trained = {"freeze_vision_model": False, "freeze_text_model": False, "comment_dropout": 0.0}
+    tiny_model(vision, **trained).save_pretrained(tmp_path)
     model = MmlqForAestheticScoring.from_pretrained(tmp_path).train()
     assert model.mmlq.text_model.training
     model(**tiny_processor(vision)(photos(), COMMENTS), labels=torch.rand(4, 10)).loss.backward()
@@ -546,7 +547,9 @@ def test_a_convolutional_encoder_is_refused():
 
 def test_the_queries_start_small_and_the_feature_norm_starts_neutral():
     torch.manual_seed(0)
-    model = MmlqModel(MmlqConfig(tiny_vision_config(), tiny_text_config(), **{**TINY, "hidden_size": 256}))
+    model = MmlqModel(
+        MmlqConfig(vision_config=tiny_vision_config(), text_config=tiny_text_config(), **{**TINY, "hidden_size": 256})
+    )
     for queries in model.queries.values():
         assert queries.std().item() == pytest.approx(0.02, rel=0.2)
     assert torch.equal(model.feature_norms["visual"].weight, torch.ones(16))

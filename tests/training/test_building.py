@@ -13,7 +13,7 @@ COLUMNS = ["image", "score", "distribution"]
 
 
 def config(**head):
-    return CharmConfig(tiny_backbone_config("dinov2"), **head)
+    return CharmConfig(backbone_config=tiny_backbone_config("dinov2"), **head)
 
 
 @pytest.mark.parametrize(
