@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,15 +11,21 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
 from transformers.utils import TensorType
 
 from .backbones_charm import get_backbone
 from .checkpoint_charm import CHARM_AUTO_MAP, CardMixin, save_code_files
 from .image_loading_charm import array_to_tensor, describe_source, load_image, rgb_planes
 from .patch_selection_charm import SELECTIONS, draw_salient, measure_importance, rank_regions
-from .plan_charm import OVERFLOWS, PhotoPlan, PlanRules, plan_photo, region_sizes
+from .plan_charm import PhotoPlan, plan_photo
 from .presets_charm import get_dataset_preset
+from .processor_parameters_charm import (
+    PARAMETER_NAMES,
+    PER_CALL,
+    CharmProcessorParameters,
+    default_of,
+    refuse_unknown,
+)
 from .token_cutting_charm import cut_pixels, cut_tokens, lay_out_tokens, pad_or_crop
 
 
@@ -29,130 +33,6 @@ from .token_cutting_charm import cut_pixels, cut_tokens, lay_out_tokens, pad_or_
 _SERVICE_KEYS = ("auto_map", "image_processor_type", "feature_extractor_type", "processor_class")
 # PIL's shortcut for large reductions, at the ratio that its documentation calls indistinguishable from the long way.
 _REDUCING_GAP = 3.0
-
-
-@dataclass(frozen=True)
-class CharmProcessorParameters:
-    r"""The parameters of [`CharmImageProcessor`], at construction and per call: declared and checked here only.
-
-    Args:
-        patch_size (`int`, defaults to 14): side of a token in pixels; must be the backbone's.
-        num_scales (`int`, defaults to 2): number of scales, the full resolution included, 1 to 4.
-        downscale_factor (`float`, defaults to 0.5): size of the coarsest scale; scales are evenly spaced from it to 1.
-        max_num_patches (`int`, defaults to 1024): length of the sequence, CLS not counted.
-        patch_selection (`str`, defaults to `"frequency"`): how the regions kept at full resolution are chosen:
-            `"frequency"`, `"gradient"`, `"entropy"`, `"saliency"` (needs `saliency_maps`), `"random"`;
-            `"released_frequency"` as converted checkpoints need it. `"original"` does not choose: it resizes the
-            shortest edge to 256 and crops the central 224×224, as the papers' baseline.
-        stochastic_selection (`bool`, defaults to `False`): draw the regions from twice as many candidates, as in the
-            released training code, instead of taking the most important.
-        seed (`int`, list of `int`, or `None`, defaults to 0): of everything random; one number for all images or one
-            an image. `None` draws from torch's global generator.
-        overflow (`str`, defaults to `"coarsen"`): when tokens still exceed `max_num_patches`: `"coarsen"` keeps the
-            chosen regions at full resolution and shrinks the background, `"resize"` shrinks the whole photo, aspect
-            ratio kept, `"drop"` drops tokens at random, `"keep"` keeps them all.
-        do_resize (`bool`, defaults to `False`), size (`{"longest_edge": int}`): shrink photos whose longer edge
-            exceeds it.
-        resample (`int`, defaults to bicubic): PIL filter of every resizing. Float tensors are resized by torch's
-            antialiased bicubic filter, which differs from PIL's by at most 4/255 on 8-bit content.
-        do_rescale, rescale_factor: multiply integer pixels (1/255). Float pixels are taken as rescaled.
-        do_normalize, image_mean, image_std: subtract and divide, a channel each; ImageNet's by default.
-        padding (`bool` or `str`, defaults to `True`): `True` or `"longest"` pads to the longest of the batch,
-            `"max_length"` to `max_num_patches`.
-        reduced_decoding (`bool`, defaults to `False`): decode a JPEG file at 1/2, 1/4 or 1/8 of its size where it
-            would be shrunk at least so far anyway. Faster, with pixels that differ slightly from a full decode.
-        input_data_format (`str`, *optional*): `"channels_first"` or `"channels_last"`, of arrays that could be read
-            either way. Per call only.
-        device (*optional*): to work on. Per call only.
-    """
-
-    patch_size: int = 14
-    num_scales: int = 2
-    downscale_factor: float = 0.5
-    max_num_patches: int = 1024
-    patch_selection: str = "frequency"
-    stochastic_selection: bool = False
-    seed: int | Sequence[int] | None = 0
-    overflow: str = "coarsen"
-    do_resize: bool = False
-    size: Any = None
-    resample: int = PILImageResampling.BICUBIC
-    do_rescale: bool = True
-    rescale_factor: float = 1 / 255
-    do_normalize: bool = True
-    image_mean: Sequence[float] = field(default_factory=lambda: list(IMAGENET_DEFAULT_MEAN))
-    image_std: Sequence[float] = field(default_factory=lambda: list(IMAGENET_DEFAULT_STD))
-    padding: bool | str = True
-    reduced_decoding: bool = False
-    input_data_format: str | None = None
-    device: Any = None
-
-    def __post_init__(self) -> None:
-        _check_choice("patch_selection", self.patch_selection, tuple(SELECTIONS))
-        _check_choice("overflow", self.overflow, OVERFLOWS)
-        _check_choice("padding", self.padding, (True, "longest", "max_length"))
-        for name, highest in (("patch_size", 256), ("num_scales", 4), ("max_num_patches", 2**20)):
-            value = getattr(self, name)
-            if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or not 1 <= value <= highest:
-                raise ValueError(f"`{name}` must be an integer from 1 to {highest}, got {value!r}.")
-        if not 0 < self.downscale_factor < 1:
-            raise ValueError(f"`downscale_factor` must lie between 0 and 1, got {self.downscale_factor}.")
-        if self.longest_edge is not None and self.longest_edge < 1:
-            raise ValueError(f'`size["longest_edge"]` must be at least 1, got {self.longest_edge}.')
-        if not math.isfinite(self.rescale_factor):
-            raise ValueError(f"`rescale_factor` must be finite, got {self.rescale_factor}.")
-        if self.do_normalize:
-            for name in ("image_mean", "image_std"):
-                values = getattr(self, name)
-                if len(values) != 3 or not np.isfinite(values).all():
-                    raise ValueError(f"`{name}` must hold three numbers, got {values!r}.")
-            if not np.all(self.image_std):
-                raise ValueError(f"`image_std` divides and must not hold a zero, got {self.image_std!r}.")
-        region_sizes(self.patch_size, self.num_scales, self.downscale_factor)
-
-    @property
-    def longest_edge(self) -> int | None:
-        """Edge in pixels to which longer photos are shrunk."""
-        if not self.do_resize:
-            return None
-        size = self.size
-        found = size if isinstance(size, int) else size.get("longest_edge") if hasattr(size, "get") else None
-        if found is None:
-            raise ValueError(f'`size` must be {{"longest_edge": pixels}} when `do_resize` is set, got {size!r}.')
-        return found
-
-    @property
-    def rules(self) -> PlanRules:
-        """What the plan of a photo depends on."""
-        return PlanRules(
-            self.patch_size,
-            self.num_scales,
-            self.downscale_factor,
-            self.max_num_patches,
-            self.overflow,
-            self.longest_edge,
-            self.patch_selection == "original",
-        )
-
-
-_PER_CALL = ("input_data_format", "device")
-_NAMES = tuple(item.name for item in fields(CharmProcessorParameters))
-
-
-def _check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
-    if value not in choices:
-        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}, got {value!r}.")
-
-
-def _refuse_unknown(names: Sequence[str]) -> None:
-    unknown = sorted(set(names) - set(_NAMES))
-    if unknown:
-        raise ValueError(f"Unknown parameters {', '.join(unknown)}; expected some of {', '.join(sorted(_NAMES))}.")
-
-
-def _default(name: str) -> Any:
-    item = next(item for item in fields(CharmProcessorParameters) if item.name == name)
-    return item.default if item.default_factory is MISSING else item.default_factory()
 
 
 class CharmImageProcessor(CardMixin, BaseImageProcessor):
@@ -179,14 +59,14 @@ class CharmImageProcessor(CardMixin, BaseImageProcessor):
     seed: int | Sequence[int] | None
 
     def __init__(self, **parameters: Any) -> None:
-        for name in (*_SERVICE_KEYS, *_PER_CALL):
+        for name in (*_SERVICE_KEYS, *PER_CALL):
             parameters.pop(name, None)
-        _refuse_unknown(list(parameters))
+        refuse_unknown(list(parameters))
         super().__init__()
-        for name in _NAMES:
+        for name in PARAMETER_NAMES:
             value = parameters.get(name)
             if value is None and not (name == "seed" and name in parameters):
-                value = _default(name)
+                value = default_of(name)
             setattr(self, name, list(value) if isinstance(value, (tuple, np.ndarray)) else value)
         if isinstance(size := parameters.get("size"), int):
             self.size = {"longest_edge": size}
@@ -290,7 +170,7 @@ class CharmImageProcessor(CardMixin, BaseImageProcessor):
 
     def to_dict(self) -> dict[str, Any]:
         """Serialize the parameters; `auto_map` points at the code that travels with a checkpoint."""
-        output = {name: value for name, value in super().to_dict().items() if name not in _PER_CALL}
+        output = {name: value for name, value in super().to_dict().items() if name not in PER_CALL}
         output["auto_map"] = {"AutoImageProcessor": CHARM_AUTO_MAP["AutoImageProcessor"]}
         # The base class leaves out None, which is a value here: draw from the global generator.
         output["seed"] = self.seed
@@ -306,9 +186,9 @@ class CharmImageProcessor(CardMixin, BaseImageProcessor):
 
     def _with(self, overrides: dict[str, Any]) -> CharmProcessorParameters:
         """The parameters of one call."""
-        _refuse_unknown(list(overrides))
+        refuse_unknown(list(overrides))
         given = {name: value for name, value in overrides.items() if value is not None or name == "seed"}
-        return CharmProcessorParameters(**{**{name: getattr(self, name) for name in _NAMES}, **given})
+        return CharmProcessorParameters(**{**{name: getattr(self, name) for name in PARAMETER_NAMES}, **given})
 
 
 def _as_list(images: Any) -> list[Any]:

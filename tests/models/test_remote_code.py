@@ -26,6 +26,7 @@ CODE = {
     "plan_charm.py",
     "positions_charm.py",
     "presets_charm.py",
+    "processor_parameters_charm.py",
     "scores_charm.py",
     "token_cutting_charm.py",
 }
