@@ -1,7 +1,7 @@
 """By how much each token moved a score, counted from another photo whose tokens lie at the same places.
 
-Against an empty photo nearly every photo, the worst one too, is one that "raised the score". Against a blurred copy of
-itself, which keeps colours and rough composition, about as many rise as fall, and what lowered a score shows.
+Against an empty photo nearly every photo, the worst one too, is one that "raised the score". A blurred copy of the
+photo keeps its colours and rough composition: what is left to explain is its detail, which can lower a score as well.
 """
 
 from __future__ import annotations
