@@ -19,7 +19,7 @@ from transformers.utils.output_capturing import capture_outputs
 from .backbones_charm import get_backbone, leave_out_unused_parts
 from .checkpoint_charm import CheckpointMixin
 from .configuration_charm import CharmConfig
-from .packed_attention_charm import PACKED_SDPA, can_pack, packing_arguments
+from .packed_attention_charm import PACKED_SDPA, can_pack, pack_images, packing_arguments
 from .positions_charm import REFERENCE_EXCESS, grid_sizes, raster_order, sample_table
 from .scores_charm import AestheticOutput, aesthetic_loss, interpret_logits
 
@@ -266,11 +266,13 @@ class CharmModel(CharmPreTrainedModel):
         return self._run_layers(embeddings, attention_mask).masked_fill(~mask[..., None], 0)
 
     def _encode_packed(self, embeddings: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """Encode all tokens of a batch (B, T, d) as one sequence without padding."""
-        packed = self._run_layers(embeddings[tokens][None], None, **packing_arguments(tokens.sum(1)))
-        encoded = packed.new_zeros(embeddings.shape)
-        encoded[tokens] = packed[0]
-        return encoded
+        """Encode the tokens of a batch (B, T, d) as one sequence without padding; on a CPU as several."""
+        encoded = []
+        for pack in pack_images(tokens.sum(1)):
+            present = tokens[pack]
+            packed = self._run_layers(embeddings[pack][present][None], None, **packing_arguments(present.sum(1)))
+            encoded.append(packed.new_zeros(embeddings[pack].shape).masked_scatter(present[..., None], packed))
+        return torch.cat(encoded)
 
     def _run_layers(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, **kwargs: Any

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -14,11 +14,23 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 # Torch's own attention. Transformers' flash attention packs as well, given the same arguments.
 PACKED_SDPA = "packed_sdpa"
+# A sequence of 6,400 tokens takes a CPU 8 % longer a token than one of 1,600 (DINOv2-small).
+_CPU_TOKENS = 1536
 
 
 def can_pack(implementation: str) -> bool:
     """Whether an attention implementation reads where the images of a packed batch begin and end."""
     return implementation == PACKED_SDPA or "flash" in implementation
+
+
+def pack_images(lengths: torch.Tensor) -> list[slice]:
+    """Share out images of these lengths, (B,), among sequences: one, but on a CPU as many as its cache asks for."""
+    if lengths.device.type != "cpu":
+        return [slice(None)]
+    starts = lengths.cumsum(0) - lengths
+    counts = torch.unique_consecutive(starts // _CPU_TOKENS, return_counts=True)[1].tolist()
+    ends = list(accumulate(counts))
+    return [slice(end - count, end) for end, count in zip(ends, counts, strict=True)]
 
 
 def packing_arguments(lengths: torch.Tensor) -> dict[str, Any]:
@@ -101,4 +113,4 @@ AttentionInterface.register(PACKED_SDPA, packed_sdpa_forward)
 AttentionMaskInterface.register(PACKED_SDPA, sdpa_mask)
 
 
-__all__ = ["PACKED_SDPA", "can_pack", "packed_sdpa_forward", "packing_arguments"]
+__all__ = ["PACKED_SDPA", "can_pack", "pack_images", "packed_sdpa_forward", "packing_arguments"]

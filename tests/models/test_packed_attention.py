@@ -13,7 +13,7 @@ from support import BACKBONES, photo_path, tiny_model, tiny_processor
 from transformers import AttentionInterface
 
 from charm_hf import CharmForAestheticScoring, CharmModel
-from charm_hf.models.packed_attention_charm import PACKED_SDPA, attend_nested, packed_sdpa_forward
+from charm_hf.models.packed_attention_charm import PACKED_SDPA, attend_nested, pack_images, packed_sdpa_forward
 
 
 CALLS: list[dict[str, Any]] = []
@@ -120,6 +120,20 @@ def test_a_batch_is_packed_by_default_on_a_cpu_and_padded_under_other_attentions
     for implementation in ("sdpa", "eager"):
         model.set_attn_implementation(implementation)
         assert torch.allclose(model(**inputs).scores, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("tokens", [1, 150, 10_000])
+def test_a_cpu_shares_a_batch_out_among_sequences_that_fit_its_cache(
+    tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model("dinov2")
+    inputs = tiny_processor(model)([photo_path(name) for name in PHOTOS])
+    expected = model(**inputs).scores
+    monkeypatch.setattr("charm_hf.models.packed_attention_charm._CPU_TOKENS", tokens)
+    packs = pack_images(inputs["pixel_attention_mask"].sum(1))
+    assert len(packs) == {1: len(PHOTOS), 10_000: 1}.get(tokens, len(packs))
+    assert [image for pack in packs for image in range(len(PHOTOS))[pack]] == list(range(len(PHOTOS)))
+    assert torch.allclose(model(**inputs).scores, expected, atol=1e-5)
 
 
 def test_nested_tensors_which_other_devices_use_give_the_same() -> None:
