@@ -30,7 +30,7 @@ import torch
 from charm_hf.files import replaced_file, write_json
 from studies.oasis.photos import OasisData
 from studies.results import write_rows
-from studies.tokenization.arms import ARMS, ARMS_OF_STUDY, OVERFLOW_ARMS
+from studies.tokenization.arms import ARMS, ARMS_OF_STUDY, OVERFLOW_ARMS, TOKENIZATIONS
 from studies.tokenization.faults import FAULTS
 from studies.tokenization.planted_images import MAX_AREA, MIN_AREA, QUESTIONS, make_planted_image
 from studies.tokenization.token_cache import TokenCache, ensure_cache, flip_tokens, load_cache
@@ -200,7 +200,12 @@ class Study:
         """Tokens of the planted images."""
         recipe, folder = self.size.recipe, self.work_dir / "planted"
         return ensure_cache(
-            folder, tokenization, self.photos, recipe.patch_size, recipe.max_num_patches, self.size.draws
+            folder,
+            TOKENIZATIONS[tokenization],
+            self.photos,
+            recipe.patch_size,
+            recipe.max_num_patches,
+            self.size.draws,
         )
 
     def views(self) -> Path:
@@ -208,7 +213,7 @@ class Study:
         size = self.size
         return ensure_cache(
             self.work_dir / "views",
-            "charm-random",
+            TOKENIZATIONS["charm-random"],
             lambda: _planted(size, size.pool, size.pool + size.view_images)[0],
             size.recipe.patch_size,
             size.recipe.max_num_patches,
@@ -287,7 +292,7 @@ def _run_oasis(job: Job, study: Study) -> dict[str, Any]:
         load_cache(
             ensure_cache(
                 study.work_dir / "oasis",
-                name,
+                TOKENIZATIONS[name],
                 data.photos,
                 recipe.patch_size,
                 recipe.max_num_patches,

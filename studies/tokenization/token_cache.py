@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from studies.tokenization.arms import TOKENIZATIONS
+from studies.tokenization.arms import Tokenization
 
 
 # Of each token, kept one after the other without padding; of each image.
@@ -52,13 +52,17 @@ class TokenCache:
         return self.arrays["spatial_shapes"].shape[2]
 
     def batch(
-        self, images: np.ndarray, draws: np.ndarray, normalize: tuple[float, float], pad_to: int = 0
+        self,
+        images: np.ndarray,
+        draws: np.ndarray,
+        normalize: tuple[float, float] | tuple[torch.Tensor, torch.Tensor],
+        pad_to: int = 0,
     ) -> dict[str, torch.Tensor]:
         """What the model takes, for these images in these draws, padded to the longest of them.
 
         Args:
             images, draws: (B,) indices.
-            normalize: mean and standard deviation of pixels in [0, 1] that are taken out.
+            normalize: mean and standard deviation of pixels in [0, 1], of all or (D,) of each value.
             pad_to: pad to at least so many tokens.
         """
         lengths = self.arrays["lengths"][images, draws]
@@ -109,7 +113,7 @@ def flip_tokens(batch: dict[str, torch.Tensor], rng: np.random.Generator, patch_
 
 def ensure_cache(
     folder: Path,
-    tokenization: str,
+    tokenization: Tokenization,
     photos: Callable[[], Sequence[Photo]],
     patch_size: int,
     max_num_patches: int,
@@ -119,14 +123,14 @@ def ensure_cache(
 
     Args:
         folder: of all caches of these images.
-        tokenization: key of `TOKENIZATIONS`.
+        tokenization: how.
         photos: gives all images with their saliency maps; called only if they are needed.
         patch_size, max_num_patches: of the tokens.
         num_draws: of a random tokenization.
     """
-    target = folder / tokenization
+    target = folder / tokenization.name
     if not target.exists():
-        temporary = folder / f".tmp-{tokenization}-{os.getpid()}"
+        temporary = folder / f".tmp-{tokenization.name}-{os.getpid()}"
         temporary.mkdir(parents=True)
         _write_cache(temporary, tokenization, photos(), patch_size, max_num_patches, num_draws)
         try:
@@ -144,16 +148,20 @@ def load_cache(target: Path) -> TokenCache:
 
 
 def _write_cache(
-    folder: Path, tokenization: str, photos: Sequence[Photo], patch_size: int, max_num_patches: int, num_draws: int
+    folder: Path,
+    tokenization: Tokenization,
+    photos: Sequence[Photo],
+    patch_size: int,
+    max_num_patches: int,
+    num_draws: int,
 ) -> None:
-    tokenize = TOKENIZATIONS[tokenization]
-    draws = num_draws if tokenize.is_random else 1
+    draws = num_draws if tokenization.is_random else 1
     kept: dict[str, list[np.ndarray]] = {name: [] for name in (*TOKEN_ARRAYS, "spatial_shapes")}
     lengths = []
     started = time.process_time()
     for index, (pixels, saliency) in enumerate(photos):
         for draw in range(draws):
-            row = tokenize(pixels, saliency, patch_size, max_num_patches, seed=index * 1000 + draw)
+            row = tokenization(pixels, saliency, patch_size, max_num_patches, seed=index * 1000 + draw)
             for name, parts in kept.items():
                 parts.append(row[name].numpy().astype(TOKEN_ARRAYS.get(name, np.int64), copy=False))
             lengths.append(len(row["scale_ids"]))

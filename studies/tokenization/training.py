@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ from studies.tokenization.token_cache import TokenCache
 
 
 IMAGENET_GREY = (0.449, 0.226)  # means of ImageNet's three channels
+# Mean and deviation of pixels in [0, 1], one for all values of a token or one each.
+Statistics = tuple[float, float] | tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,8 @@ def run(
     fault: str = "ours",
     augment: Callable[[dict[str, torch.Tensor], np.random.Generator], dict[str, torch.Tensor]] | None = None,
     device: str = "cpu",
+    start: Path | None = None,
+    normalize: Statistics = IMAGENET_GREY,
 ) -> tuple[list[Outcome], torch.nn.Module]:
     """Train a model and test it.
 
@@ -144,6 +149,8 @@ def run(
         fault: key of `FAULTS`.
         augment: applied to each training batch.
         device: to train on.
+        start: checkpoint to start from, with a new classifier; without one, weights are drawn at random.
+        normalize: mean and deviation of pixels.
 
     Returns:
         An outcome for each question, and the model with its last weights.
@@ -153,11 +160,19 @@ def run(
     rng = np.random.default_rng(seed)
     channels = train.cache.arrays["pixel_values"].shape[-1] // recipe.patch_size**2
     num_questions = train.targets.shape[1]
-    model = chosen.wrap(build_model(recipe, train.cache.num_scales, channels, num_questions, chosen)).to(device)
+    if start is None:
+        model = chosen.wrap(build_model(recipe, train.cache.num_scales, channels, num_questions, chosen))
+    else:
+        model = CharmForAestheticScoring.from_pretrained(start)
+        torch.nn.init.zeros_(model.classifier.weight)
+        torch.nn.init.zeros_(model.classifier.bias)
+        if device == "cpu":  # the fused attention goes backward three times as slowly there
+            model.set_attn_implementation("eager")
+    model.to(device)
     groups = build_parameter_groups(model, recipe.learning_rate, recipe.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, recipe))
-    normalize = chosen.normalize or IMAGENET_GREY
+    normalize = chosen.normalize or normalize
     pad_to = recipe.max_num_patches if chosen.pads_to_limit else 0
     every = max(1, recipe.updates // recipe.evaluations)
     best: dict[int, tuple[float, int, dict[str, torch.Tensor]]] = {}
@@ -227,7 +242,7 @@ def _loss(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tenso
 
 @torch.no_grad()
 def predict(
-    model: torch.nn.Module, part: Part, normalize: tuple[float, float] = IMAGENET_GREY, pad_to: int = 0, draw: int = 0
+    model: torch.nn.Module, part: Part, normalize: Statistics = IMAGENET_GREY, pad_to: int = 0, draw: int = 0
 ) -> np.ndarray:
     """Answers in [0, 1], (N, Q), from one draw of each image."""
     model.eval()

@@ -1,12 +1,15 @@
 """The steps that make `charm-tiny`, and that what lies in the package is what they are for."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from PIL import Image
-from support import photo_path
+from support import photo_path, tiny_backbone_config, tiny_processor
 
 from charm_hf import CharmForAestheticScoring, CharmImageProcessor, embedded_model_path
-from studies.charm_tiny import head, start
+from studies.charm_tiny import head, inputs, start
+from studies.results import read_rows
 
 
 def test_the_embedded_model_sees_a_typical_photo_at_two_scales_with_native_regions():
@@ -75,3 +78,33 @@ def test_the_start_is_a_checkpoint_of_random_layers_that_scores(tmp_path, monkey
     model = CharmForAestheticScoring.from_pretrained(tmp_path / "out").eval()
     processor = CharmImageProcessor.from_pretrained(tmp_path / "out")
     assert model(**processor(Image.open(tmp_path / "0.png"))).scores.isfinite().all()
+
+
+def test_the_inputs_are_compared_at_equal_length_and_a_stopped_comparison_goes_on(tmp_path, monkeypatch, capsys):
+    lines = ["image,category,split,mean"]
+    (tmp_path / "oasis" / "images").mkdir(parents=True)
+    for number in range(10):
+        pixels = np.random.default_rng(number).integers(0, 256, (400, 500, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "oasis" / "images" / f"{number}.png")
+        lines.append(f"{number}.png,{'ab'[number % 2]},train,{2 + number / 3}")
+    (tmp_path / "oasis" / "ratings.csv").write_text("\n".join(lines))
+    model = CharmForAestheticScoring.from_backbone(
+        tiny_backbone_config("vit", patch_size=32, image_size=160), num_scales=2
+    )
+    model.save_pretrained(tmp_path / "small")
+    tiny_processor(model).save_pretrained(tmp_path / "small")
+    monkeypatch.setattr(inputs, "RECIPE", replace(inputs.RECIPE, updates=2, batch_size=4))
+    output = tmp_path / "results.csv"
+    flags = ["--start", tmp_path / "small", "--data_dir", tmp_path / "oasis", "--work_dir", tmp_path / "work"]
+    flags += ["--output", output, "--seeds", "1"]
+    inputs.main([str(flag) for flag in [*flags, "--arms", "charm"]])
+    first = read_rows(output)
+    inputs.main([str(flag) for flag in [*flags, "--arms", "charm", "kept-aspect", "native"]])
+    rows = read_rows(output)
+    assert rows[:5] == first
+    assert len(rows) == 15
+    tokens = {row["arm"]: float(row["tokens"]) for row in rows}
+    assert tokens["charm"] <= 104
+    assert tokens["kept-aspect"] <= 100
+    assert tokens["native"] == 16 * 13
+    assert "| small | kept-aspect |" in capsys.readouterr().out

@@ -246,7 +246,7 @@ def test_a_folder_of_runs_with_other_settings_is_refused(tmp_path):
 
 def test_a_batch_from_the_cache_is_what_the_tokenization_gave(images, tmp_path):
     photos = [(image.pixels, image.saliency) for image in images]
-    cache = load_cache(ensure_cache(tmp_path, "charm-random", lambda: photos, 16, 64, num_draws=2))
+    cache = load_cache(ensure_cache(tmp_path, TOKENIZATIONS["charm-random"], lambda: photos, 16, 64, num_draws=2))
     chosen, draws = np.array([3, 0, 7]), np.array([1, 0, 1])
     batch = cache.batch(chosen, draws, normalize=(0.0, 1.0))
     for row, (image, draw) in enumerate(zip(chosen, draws, strict=True)):
