@@ -16,6 +16,7 @@ def register_with_transformers() -> None:
         AutoModelForImageClassification,
         AutoProcessor,
     )
+    from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING
     from transformers.pipelines import PIPELINE_REGISTRY
 
     from .models.configuration_charm import CharmConfig
@@ -34,6 +35,10 @@ def register_with_transformers() -> None:
     AutoModel.register(MmlqConfig, MmlqForAestheticScoring, exist_ok=True)
     AutoModelForImageClassification.register(MmlqConfig, MmlqForAestheticScoring, exist_ok=True)
     AutoProcessor.register(MmlqConfig, MmlqProcessor, exist_ok=True)
+    # There is none, which has to be said: transformers' pipelines look for one and would ask whether they may run code
+    # that the checkpoint does not bring.
+    VIDEO_PROCESSOR_MAPPING.register(CharmConfig, {}, exist_ok=True)
+    VIDEO_PROCESSOR_MAPPING.register(MmlqConfig, {}, exist_ok=True)
     if TASK not in PIPELINE_REGISTRY.supported_tasks:
         PIPELINE_REGISTRY.register_pipeline(
             TASK,

@@ -123,13 +123,13 @@ def _copy_custom_pipelines() -> dict[str, Any]:
 # Weights.
 
 
-def refuse_misfit(class_name: str, source: Any, **problems: Iterable[str]) -> None:
+def refuse_misfit(class_name: str, source: Any, advice: str = "", **problems: Iterable[str]) -> None:
     """Raise `ValueError` if there are weights with a problem (`missing=`, `unexpected=`, `misshapen=`)."""
     listed = {kind: sorted(names) for kind, names in problems.items()}
     found = "; ".join(f"{kind}: {', '.join(names[:8])}" for kind, names in listed.items() if names)
     if found:
         where = "given" if source is None else f"in {str(source)!r}"
-        raise ValueError(f"The weights {where} do not fit {class_name} as its config describes it ({found}).")
+        raise ValueError(f"The weights {where} do not fit {class_name} as its config describes it ({found}).{advice}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -267,8 +267,13 @@ class CardMixin:
 
 
 class CheckpointMixin(CardMixin):
-    """Checks when a model is built, loads without making up weights, pushes with a complete card."""
+    """Checks when a model is built, loads without making up weights, pushes with a complete card.
 
+    Attributes:
+        head_prefix: how the names of the head's weights begin.
+    """
+
+    head_prefix: ClassVar[str]
     _no_split_modules: Any
 
     def __init__(self, config: Any, *inputs: Any, **kwargs: Any) -> None:
@@ -286,9 +291,12 @@ class CheckpointMixin(CardMixin):
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
         """Load weights as `PreTrainedModel.from_pretrained` does, but refuse a checkpoint that does not fit.
 
+        A class without a head leaves the head of a checkpoint alone. `ignore_mismatched_sizes=True` asks for new
+        weights, with transformers' warning, where those of the checkpoint have another shape, and for a new head where
+        it has none.
+
         Raises:
-            ValueError: if weights are missing, unexpected or misshapen, instead of initializing them anew. Pass
-                `ignore_mismatched_sizes=True` to replace misshapen ones, such as another head, on purpose.
+            ValueError: if weights are missing, unexpected or misshapen, instead of initializing them anew.
         """
         wants_info = kwargs.pop("output_loading_info", False)
         tolerant = kwargs.pop("ignore_mismatched_sizes", False)
@@ -300,11 +308,19 @@ class CheckpointMixin(CardMixin):
             ignore_mismatched_sizes=True,
             **kwargs,
         )
+        missing, unexpected = set(info["missing_keys"]), set(info["unexpected_keys"])
+        head = {name for name in missing | unexpected if name.startswith(cls.head_prefix)}
+        is_bare = model.base_model is model
+        advice = (
+            f" It has no head: load it as {type(model.base_model).__name__}, or pass `ignore_mismatched_sizes=True` "
+            "to train a new one."
+        )
         refuse_misfit(
             cls.__name__,
             pretrained_model_name_or_path,
-            missing=info["missing_keys"],
-            unexpected=info["unexpected_keys"],
+            advice if missing and missing <= head else "",
+            missing=missing - head if tolerant else missing,
+            unexpected=unexpected - head if is_bare else unexpected,
             misshapen=[] if tolerant else map(str, info["mismatched_keys"]),
         )
         model.config._commit_hash = find_commit(pretrained_model_name_or_path, **kwargs)

@@ -142,5 +142,10 @@ class CharmConfig(ScoresConfig):
         """Number of layers of the encoder."""
         return self.backbone_config.num_hidden_layers
 
+    @property
+    def num_attention_heads(self) -> int:
+        """Number of heads of the encoder's attention."""
+        return self.backbone_config.num_attention_heads
+
 
 __all__ = ["CharmConfig", "ScoresConfig"]

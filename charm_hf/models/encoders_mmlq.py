@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedMode
 from .checkpoint_charm import find_commit, refuse_misfit
 from .configuration_charm import CharmConfig
 from .configuration_mmlq import ENCODER_NAMES, MmlqConfig, as_encoder_config
-from .modeling_charm import CharmForAestheticScoring, CharmModel
+from .modeling_charm import CharmModel
 
 
 # What `from_pretrained` is told about where to look, as opposed to what to load: encoders are looked for there too.
@@ -55,15 +55,12 @@ def load_encoder(
     if config is None:
         where = {name: value for name, value in kwargs.items() if name in (*HUB_ARGUMENTS, "revision")}
         config = as_encoder_config(AutoConfig.from_pretrained(repository, **where), tower)
-    is_charm = config.model_type == CharmConfig.model_type
-    loader: Any = AutoModel
-    if is_charm:
-        loader = CharmModel if config.architectures == ["CharmModel"] else CharmForAestheticScoring
+    loader: Any = CharmModel if config.model_type == CharmConfig.model_type else AutoModel
     encoder, info = loader.from_pretrained(repository, config=config, output_loading_info=True, **kwargs)
     # Many checkpoints come without the pooling layer, and nothing here reads it.
     missing = [key for key in info["missing_keys"] if "pooler" not in key]
     refuse_misfit(type(encoder).__name__, repository, missing=missing)
-    return encoder.base_model if is_charm else encoder
+    return encoder
 
 
 def find_encoder(

@@ -70,7 +70,8 @@ class CharmImageProcessor(CardMixin, BaseImageProcessor):
             setattr(self, name, list(value) if isinstance(value, (tuple, np.ndarray)) else value)
         if isinstance(size := parameters.get("size"), int):
             self.size = {"longest_edge": size}
-        self._with({})
+        fitting = self._with({})
+        self.image_mean, self.image_std = fitting.image_mean, fitting.image_std
 
     @classmethod
     def for_dataset(cls, name: str, **overrides: Any) -> CharmImageProcessor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -140,6 +141,7 @@ class CharmPreTrainedModel(CheckpointMixin, PreTrainedModel):
     config_class = CharmConfig
     config: CharmConfig
     base_model_prefix = "charm"
+    head_prefix = "classifier."
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
@@ -153,13 +155,13 @@ class CharmPreTrainedModel(CheckpointMixin, PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, CharmScaleEmbeddings) and module.scale_embeddings is not None:
-            init.normal_(module.scale_embeddings, mean=0.0, std=0.02)
+            init.normal_(module.scale_embeddings, mean=0.0, std=self.config.initializer_range)
 
 
 class CharmModel(CharmPreTrainedModel):
     """The encoder without a head: tokens of [`CharmImageProcessor`] in, hidden states out."""
 
-    # What may be asked for; the backbone's own layers carry the hooks that record it.
+    # What may be asked for. The backbone's own layers, whose classes differ, carry the hooks that record it.
     _can_record_outputs = {"hidden_states": "backbone_layer", "attentions": "backbone_attention"}  # noqa: RUF012
 
     def __init__(self, config: CharmConfig) -> None:
@@ -346,9 +348,11 @@ class CharmForAestheticScoring(CharmPreTrainedModel):
     ) -> CharmForAestheticScoring:
         """Build a model on a pretrained encoder; head and scale embeddings start at random.
 
+        Of a Charm checkpoint the scale embeddings are taken, too; the head is new.
+
         Args:
-            backbone: repository or local folder of a checkpoint of a type in `BACKBONES`, such a model, or its
-                configuration (random weights).
+            backbone: repository or local folder of a checkpoint of a type in `BACKBONES` or of Charm, such a model, or
+                its configuration (random weights).
             dataset: take head, bins and score range from the preset of a published dataset.
             backbone_kwargs: for the backbone's `from_pretrained` (`revision`, `cache_dir`, `token`, …).
             config_kwargs: for [`CharmConfig`].
@@ -356,21 +360,18 @@ class CharmForAestheticScoring(CharmPreTrainedModel):
         Raises:
             ValueError: for another type of backbone; the message lists those supported.
         """
-        options = dict(backbone_kwargs or {})
-        if isinstance(backbone, PreTrainedModel):
-            source = backbone.base_model
-            backbone_config = source.config
-        elif isinstance(backbone, PretrainedConfig):
-            source, backbone_config = None, backbone
-        else:
-            backbone_config = AutoConfig.from_pretrained(backbone, **options)
-            source = None
-        build = CharmConfig if dataset is None else (lambda **kwargs: CharmConfig.for_dataset(dataset, **kwargs))
-        config = build(backbone_config=backbone_config, **config_kwargs)  # raises for an unsupported type
-        if source is None and not isinstance(backbone, PretrainedConfig):
-            source = AutoModel.from_pretrained(backbone, **options)
-        model = cls(config)
-        if source is not None:
+        source = _load_source(backbone, backbone_kwargs or {})
+        found = backbone if source is None else source.config
+        if isinstance(found, CharmConfig):
+            config_kwargs = {"num_scales": found.num_scales, "position_mode": found.position_mode, **config_kwargs}
+            if source is not None and config_kwargs["num_scales"] != found.num_scales:
+                raise ValueError(f"The Charm checkpoint has {found.num_scales} scales, got {config_kwargs}.")
+            found = found.backbone_config
+        build = CharmConfig if dataset is None else partial(CharmConfig.for_dataset, dataset)
+        model = cls(build(backbone_config=found, **config_kwargs))
+        if isinstance(source, CharmModel):
+            model.charm.load_state_dict(source.state_dict())
+        elif source is not None:
             unused = get_backbone(source.config.model_type).unused
             weights = {name: value for name, value in source.state_dict().items() if name.split(".")[0] not in unused}
             model.charm.backbone.load_state_dict(weights, strict=True)
@@ -421,6 +422,19 @@ class CharmForAestheticScoring(CharmPreTrainedModel):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+
+
+def _load_source(backbone: Any, options: Mapping[str, Any]) -> PreTrainedModel | None:
+    """The encoder of a model, folder or repository; `None` for a configuration."""
+    if isinstance(backbone, PretrainedConfig):
+        return None
+    if isinstance(backbone, PreTrainedModel):
+        return backbone.base_model
+    config = AutoConfig.from_pretrained(backbone, **options)
+    if isinstance(config, CharmConfig):
+        return CharmModel.from_pretrained(backbone, **options)
+    get_backbone(config.model_type)  # refuses an unsupported type before its weights are fetched
+    return AutoModel.from_pretrained(backbone, **options)
 
 
 __all__ = ["CharmForAestheticScoring", "CharmModel", "CharmPreTrainedModel"]

@@ -93,6 +93,7 @@ class MmlqPreTrainedModel(CheckpointMixin, PreTrainedModel):
     config_class = MmlqConfig
     config: MmlqConfig
     base_model_prefix = "mmlq"
+    head_prefix = "head."
     main_input_name = "pixel_values"
     input_modalities = ("image", "text")
     _no_split_modules = ("MmlqInteractionBlock",)

@@ -39,7 +39,7 @@ class CharmProcessorParameters:
         resample (`int`, defaults to bicubic): PIL filter of every resizing. Float tensors are resized by torch's
             antialiased bicubic filter, which differs from PIL's by at most 4/255 on 8-bit content.
         do_rescale, rescale_factor: multiply integer pixels (1/255). Float pixels are taken as rescaled.
-        do_normalize, image_mean, image_std: subtract and divide, a channel each; ImageNet's by default.
+        do_normalize, image_mean, image_std: subtract and divide, a number or one a channel; ImageNet's by default.
         padding (`bool` or `str`, defaults to `True`): `True` or `"longest"` pads to the longest of the batch,
             `"max_length"` to `max_num_patches`.
         reduced_decoding (`bool`, defaults to `False`): decode a JPEG file at 1/2, 1/4 or 1/8 of its size where it
@@ -47,6 +47,9 @@ class CharmProcessorParameters:
         input_data_format (`str`, *optional*): `"channels_first"` or `"channels_last"`, of arrays that could be read
             either way. Per call only.
         device (*optional*): to work on. Per call only.
+        do_convert_rgb (`bool`, *optional*), data_format (`str`, *optional*):
+            Known to every image processor of transformers; here photos always become RGB and tokens have their
+            channels first, so that only `True` and `"channels_first"` are accepted. Per call only.
     """
 
     patch_size: int = 14
@@ -63,14 +66,21 @@ class CharmProcessorParameters:
     do_rescale: bool = True
     rescale_factor: float = 1 / 255
     do_normalize: bool = True
-    image_mean: Sequence[float] = field(default_factory=lambda: list(IMAGENET_DEFAULT_MEAN))
-    image_std: Sequence[float] = field(default_factory=lambda: list(IMAGENET_DEFAULT_STD))
+    image_mean: float | Sequence[float] = field(default_factory=lambda: list(IMAGENET_DEFAULT_MEAN))
+    image_std: float | Sequence[float] = field(default_factory=lambda: list(IMAGENET_DEFAULT_STD))
     padding: bool | str = True
     reduced_decoding: bool = False
     input_data_format: str | None = None
     device: Any = None
+    do_convert_rgb: bool | None = None
+    data_format: str | None = None
 
     def __post_init__(self) -> None:
+        for name in ("image_mean", "image_std"):
+            if isinstance(value := getattr(self, name), (int, float)):
+                object.__setattr__(self, name, [float(value)] * 3)
+        _check_choice("do_convert_rgb", self.do_convert_rgb, (None, True))
+        _check_choice("data_format", self.data_format, (None, "channels_first"))
         _check_choice("patch_selection", self.patch_selection, tuple(SELECTIONS))
         _check_choice("overflow", self.overflow, OVERFLOWS)
         _check_choice("padding", self.padding, (True, "longest", "max_length"))
@@ -119,7 +129,7 @@ class CharmProcessorParameters:
 
 
 # Given with a call, never kept.
-PER_CALL = ("input_data_format", "device")
+PER_CALL = ("input_data_format", "device", "do_convert_rgb", "data_format")
 PARAMETER_NAMES = tuple(item.name for item in fields(CharmProcessorParameters))
 
 

@@ -343,6 +343,18 @@ def test_a_misspelt_parameter_is_refused() -> None:
         CharmImageProcessor()(random_photo(20, 20), patch_selektion="entropy")
 
 
+def test_what_every_image_processor_knows_is_accepted_as_far_as_it_is_true() -> None:
+    photo, plain = random_photo(40, 60), CharmImageProcessor(image_mean=[0.5] * 3, image_std=[0.25] * 3)
+    short = CharmImageProcessor(image_mean=0.5, image_std=0.25)
+    assert short.to_dict() == plain.to_dict()
+    expected = plain(photo)["pixel_values"]
+    assert torch.equal(short(photo, do_convert_rgb=True, data_format="channels_first")["pixel_values"], expected)
+    assert torch.equal(CharmImageProcessor()(photo, image_mean=0.5, image_std=0.25)["pixel_values"], expected)
+    for refused in ({"do_convert_rgb": False}, {"data_format": "channels_last"}):
+        with pytest.raises(ValueError, match="must be one of None"):
+            short(photo, **refused)
+
+
 def test_longest_edge_shrinks_as_released_and_never_enlarges() -> None:
     processor = CharmImageProcessor.for_dataset("para", do_normalize=False, overflow="keep")
     image = Image.fromarray(random_photo(1000, 1500))

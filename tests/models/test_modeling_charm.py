@@ -416,6 +416,49 @@ def test_another_head_can_be_put_on_on_purpose(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
+def test_an_encoder_goes_from_scoring_checkpoint_to_bare_checkpoint_and_back(backbone: str, tmp_path: Path) -> None:
+    model = tiny_model(backbone, num_scales=3, position_mode="reference")
+    inputs = tiny_processor(model)(some_photos())
+    expected = model(**inputs).last_hidden_state
+    model.save_pretrained(tmp_path / "scoring")
+    bare = CharmModel.from_pretrained(tmp_path / "scoring").eval()
+    assert torch.allclose(bare(**inputs).last_hidden_state, expected)
+    bare.save_pretrained(tmp_path / "bare")
+    assert torch.allclose(CharmModel.from_pretrained(tmp_path / "bare").eval()(**inputs).last_hidden_state, expected)
+    with pytest.raises(ValueError, match="missing: classifier.bias.*no head.*CharmModel.*ignore_mismatched_sizes"):
+        CharmForAestheticScoring.from_pretrained(tmp_path / "bare")
+    asked = CharmForAestheticScoring.from_pretrained(tmp_path / "bare", ignore_mismatched_sizes=True).eval()
+    assert torch.allclose(asked(**inputs).last_hidden_state, expected)
+    assert 0 < asked.classifier.weight.std() < 0.1  # begun anew, not left as it lay in memory
+
+
+@pytest.mark.parametrize("is_bare", [True, False])
+def test_a_charm_checkpoint_is_a_backbone_too(is_bare: bool, tmp_path: Path) -> None:
+    model = tiny_model(num_scales=3, position_mode="reference")
+    inputs = tiny_processor(model)(some_photos())
+    source = model.charm if is_bare else model
+    source.save_pretrained(tmp_path)
+    for given in (source, tmp_path, str(tmp_path)):
+        other = CharmForAestheticScoring.from_backbone(given, dataset="para").eval()
+        assert other.config.score_range == [1.0, 5.0]
+        assert torch.allclose(other(**inputs).last_hidden_state, model(**inputs).last_hidden_state)
+        assert not torch.equal(other.classifier.weight[:5], model.classifier.weight[:5])
+        assert other.config is not model.config
+    assert CharmForAestheticScoring.from_backbone(model.config).config.num_scales == 3
+    with pytest.raises(ValueError, match="has 3 scales"):
+        CharmForAestheticScoring.from_backbone(source, num_scales=2)
+
+
+def test_a_bare_checkpoint_with_weights_that_are_no_heads_is_refused(tmp_path: Path) -> None:
+    tiny_model().save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["charm.surprise"] = torch.zeros(3)
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="unexpected: .*surprise"):
+        CharmModel.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
 def test_half_precision_scores_stay_close(backbone: str, tmp_path: Path) -> None:
     model = tiny_model(backbone)
     with torch.no_grad():

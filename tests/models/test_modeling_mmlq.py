@@ -471,6 +471,19 @@ def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path, part):
         MmlqForAestheticScoring.from_pretrained(tmp_path)
 
 
+def test_queries_go_from_scoring_checkpoint_to_bare_checkpoint_and_back(tmp_path):
+    model, inputs = tiny_model(), tiny_processor()(photos(), COMMENTS)
+    expected = model(**inputs).last_hidden_state
+    model.save_pretrained(tmp_path / "scoring")
+    bare = MmlqModel.from_pretrained(tmp_path / "scoring")
+    assert torch.equal(bare(**inputs).last_hidden_state, expected)
+    bare.save_pretrained(tmp_path / "bare")
+    with pytest.raises(ValueError, match="no head: load it as MmlqModel"):
+        MmlqForAestheticScoring.from_pretrained(tmp_path / "bare")
+    asked = MmlqForAestheticScoring.from_pretrained(tmp_path / "bare", ignore_mismatched_sizes=True)
+    assert torch.equal(asked(**inputs).last_hidden_state, expected)
+
+
 def test_an_encoder_repository_that_lacks_weights_is_refused(tmp_path, repositories):
     model = MmlqForAestheticScoring.from_encoders(*repositories, **TINY)
     model.save_pretrained(tmp_path / "small", include_encoders=False)

@@ -153,6 +153,8 @@ def test_nothing_is_printed_to_stdout_and_nobody_is_asked(checkpoint: str, photo
         "import sys, charm_hf\n"
         "from transformers import pipeline\n"
         "scores = pipeline('image-aesthetics', model=sys.argv[1])(sys.argv[2:], batch_size=2)\n"
+        "labels = {found['label'] for found in pipeline('image-classification', model=sys.argv[1])(sys.argv[2])}\n"
+        "assert labels <= {str(bin) for bin in range(1, 11)}, labels\n"
         "sys.stderr.write(f'scored {len(scores)}')\n"
     )
     done = subprocess.run(
@@ -161,6 +163,7 @@ def test_nothing_is_printed_to_stdout_and_nobody_is_asked(checkpoint: str, photo
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     assert "scored 3" in done.stderr
+    assert "custom code" not in done.stderr
 
 
 @pytest.mark.slow
