@@ -85,6 +85,12 @@ def score(
         int | None, typer.Option(min=0, help="Processes that decode images; by the number of images and cores.")
     ] = None,
     patch_selection: SelectionOption = None,
+    saliency_dir: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR", help="For --patch-selection saliency: maps named like the photos, above 0 salient."
+        ),
+    ] = None,
     seed: SeedOption = None,
     num_views: Annotated[int, typer.Option(min=1, help="Average over this many random selections.")] = 1,
     comments: Annotated[
@@ -121,6 +127,7 @@ def score(
             processor_parameters=given(
                 patch_selection=patch_selection, seed=seed, reduced_decoding=reduced_decoding or None
             ),
+            saliency_dir=saliency_dir,
             num_workers=num_workers,
         )
         ranks = scoring.Ranks()

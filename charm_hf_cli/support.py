@@ -14,7 +14,9 @@ EXIT_ALL_DONE, EXIT_SOME_FAILED, EXIT_USAGE = 0, 1, 2
 
 # Names for the help texts, which cannot wait for the package to be imported; a test compares them with its own.
 DATASETS = ("aadb", "ava", "baid", "koniq10k", "para", "spaq", "tad66k")
-SELECTIONS = ("frequency", "gradient", "entropy", "random", "original", "released_frequency")  # that need no map
+SELECTIONS = (  # that need no map
+    *("frequency", "gradient", "entropy", "spectral_residual", "random", "original", "released_frequency"),
+)
 THUMBNAILS = ("embed", "link", "none")
 AGAINST = ("blurred", "mean", "empty")
 METHODS = ("gradients", "occlusion")

@@ -4,6 +4,7 @@ from .ava import load_ava_comments
 from .labels import LabelScale, dataset_score_range, get_label_scale
 from .left_out import DatasetReport, LeftOut
 from .readers import load_aesthetic_dataset
+from .saliency_maps import SaliencyFolder
 from .splits import split_hash
 
 
@@ -11,6 +12,7 @@ __all__ = [
     "DatasetReport",
     "LabelScale",
     "LeftOut",
+    "SaliencyFolder",
     "dataset_score_range",
     "get_label_scale",
     "load_aesthetic_dataset",

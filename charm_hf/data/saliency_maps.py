@@ -18,7 +18,8 @@ _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 class SaliencyFolder:
     """Gives the map of a photo by the photo's name.
 
-    `maps/4/sea.png` is the map of `4/sea.jpg`; where it is not there, `maps/sea.png` is.
+    Of `photos/4/sea.jpg` it is `maps/photos/4/sea.png`; where that is not there, `maps/4/sea.png`; where that is not
+    there, `maps/sea.png`. A map may have any of the usual suffixes.
 
     Args:
         folder: of the maps. Pixels above zero are salient.
@@ -29,7 +30,7 @@ class SaliencyFolder:
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = require_folder(Path(folder), "saliency maps")
-        self._index = FolderIndex(key=lambda name: fold_name(_stem(name)))
+        self._index = FolderIndex(key=_key)
 
     def __call__(self, name: str, size: tuple[int, int]) -> Image.Image:
         """Read the map of a photo.
@@ -45,8 +46,9 @@ class SaliencyFolder:
             FileNotFoundError: if the photo has no map.
             ValueError: if the map is no image, or of another shape than the photo.
         """
-        inner, file = os.path.split(name.replace("\\", "/"))
-        for folder in dict.fromkeys((self.folder / inner.lstrip("/"), self.folder)):
+        *inner, file = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")] or [name]
+        for start in range(len(inner) + 1):
+            folder = self.folder.joinpath(*inner[start:])
             if (found := self._index.find(str(folder), file)) is not None:
                 return _read(folder / found, name, size)
         raise FileNotFoundError(f"{self.folder} holds no saliency map for {name!r}, such as {_stem(file)}.png.")
@@ -55,6 +57,10 @@ class SaliencyFolder:
 def _stem(name: str) -> str:
     stem, suffix = os.path.splitext(name)
     return stem if suffix.lower() in _SUFFIXES else name
+
+
+def _key(name: str) -> str:
+    return fold_name(_stem(name))
 
 
 def _read(path: Path, name: str, size: tuple[int, int]) -> Image.Image:

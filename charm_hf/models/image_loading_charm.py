@@ -34,13 +34,18 @@ _URL_PREFIXES = ("http://", "https://")
 _URL_TIMEOUT_SECONDS = 30.0
 
 
-def describe_source(source: Any, index: int | None = None) -> str:
-    """Name an image for an error message: its path or URL if it has one, else its place in the batch."""
+def source_path(source: Any) -> str | None:
+    """Path or URL of an image, if it has one."""
     name = source if isinstance(source, (str, os.PathLike)) else getattr(source, "filename", None)
     if isinstance(source, dict):
         name = source.get("path")
-    if name:
-        return repr(os.fspath(name))
+    return os.fspath(name) if name else None
+
+
+def describe_source(source: Any, index: int | None = None) -> str:
+    """Name an image for an error message: its path or URL if it has one, else its place in the batch."""
+    if name := source_path(source):
+        return repr(name)
     return "the image" if index is None else f"image {index} of the batch"
 
 
@@ -284,4 +289,4 @@ def _grey_to_8bit(image: Image.Image, name: str) -> Image.Image:
     return Image.fromarray((np.clip(values, 0, 65535).astype(np.uint16) >> 8).astype(np.uint8))
 
 
-__all__ = ["array_to_tensor", "describe_source", "image_size", "load_image", "rgb_planes"]
+__all__ = ["array_to_tensor", "describe_source", "image_size", "load_image", "rgb_planes", "source_path"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,7 +15,7 @@ from transformers.utils import TensorType
 
 from .backbones_charm import get_backbone
 from .checkpoint_charm import CHARM_AUTO_MAP, CardMixin, save_code_files
-from .image_loading_charm import array_to_tensor, describe_source, load_image, rgb_planes
+from .image_loading_charm import array_to_tensor, describe_source, load_image, rgb_planes, source_path
 from .patch_selection_charm import SELECTIONS, draw_salient, measure_importance, rank_regions
 from .plan_charm import PhotoPlan, plan_photo
 from .presets_charm import get_dataset_preset
@@ -125,7 +125,8 @@ class CharmImageProcessor(CardMixin, BaseImageProcessor):
             images: a path, URL, encoded bytes, PIL image, array or tensor (see `image_loading_charm`), or a list of
                 these; an array or tensor of four dimensions is a batch.
             saliency_maps: for `patch_selection="saliency"`: one map an image, of the image's own size; above 0 is
-                salient.
+                salient. Or a function of an image's path and its (width, height) that gives the map, such as
+                `charm_hf.data.SaliencyFolder`.
             return_tensors: `"pt"` or `"np"`.
             plans: what [`~CharmImageProcessor.plan`] said of each image, where it was asked before.
             kwargs: any parameter of the constructor, for this call only; `device` to work on; `input_data_format`
@@ -144,6 +145,8 @@ class CharmImageProcessor(CardMixin, BaseImageProcessor):
         """
         parameters = self._with(kwargs)
         images = _as_list(images)
+        if callable(saliency_maps):
+            saliency_maps = [saliency_maps] * len(images)
         maps = _one_for_each(images, None if saliency_maps is None else _as_list(saliency_maps), "saliency maps")
         planned = _one_for_each(images, plans, "plans")
         seeds = _seeds(parameters.seed, len(images))
@@ -230,6 +233,8 @@ def _tokenize(
         image, thumbnail, plan = _read(source, name, plan, parameters)
         saliency = None
         if SELECTIONS[parameters.patch_selection].needs_map:
+            if callable(saliency_map):
+                saliency_map = _find_saliency_map(saliency_map, source, name, plan)
             saliency = _read_saliency_map(saliency_map, name, plan).to(image.device)
         return _tokens_of(image, thumbnail, plan, saliency, seed, parameters)
     except RuntimeError as error:
@@ -312,10 +317,20 @@ def _antialiased(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return F.interpolate(across, size=size, mode="bicubic", antialias=True)[0].clamp(0, 1)
 
 
+def _find_saliency_map(find: Callable[[str, tuple[int, int]], Any], source: Any, name: str, plan: PhotoPlan) -> Any:
+    path = source_path(source)
+    if path is None:
+        raise ValueError(f"{name} has no path, by which its saliency map could be found.")
+    return find(path, (plan.source[1], plan.source[0]))
+
+
 def _read_saliency_map(saliency_map: Any, name: str, plan: PhotoPlan) -> torch.Tensor:
     """Read a map as (1, H, W) of the planned size; nearest pixels, since it is a mask."""
     if saliency_map is None:
-        raise ValueError(f'{name}: `patch_selection="saliency"` needs `saliency_maps`, one for each image.')
+        raise ValueError(
+            f'{name}: `patch_selection="saliency"` needs `saliency_maps`, one for each image; '
+            '"spectral_residual" finds what is salient by itself.'
+        )
     if isinstance(saliency_map, (np.ndarray, torch.Tensor)):
         tensor = torch.as_tensor(saliency_map).squeeze()
         if tensor.ndim != 2:

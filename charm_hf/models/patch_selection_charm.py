@@ -32,6 +32,9 @@ RELEASED_POWER_FLOOR = 1e-12
 GRADIENT_STEPS = 8
 # Parts of a bit in which the terms of an entropy are counted, likewise.
 ENTROPY_STEPS = 2**32
+# Pixels of the longer side of the photo whose spectral residual is taken, and of the Gaussian that smooths the result:
+# as in the authors' program.
+SALIENCY_SIDE, SALIENCY_SIGMA = 64, 2.5
 
 
 def split_into_tiles(image: torch.Tensor, size: int) -> torch.Tensor:
@@ -270,6 +273,40 @@ def saliency_importance(saliency_map: torch.Tensor, size: int) -> torch.Tensor:
     return split_into_tiles((saliency_map > 0).float(), size).flatten(0, 1).mean(dim=(1, 2, 3))
 
 
+def spectral_residual_importance(image: torch.Tensor, size: int) -> torch.Tensor:
+    """Saliency of each region, for photos that have no map: the spectral residual (Hou and Zhang, CVPR 2007).
+
+    Of the photo shrunk to 64 pixels, what is salient is what its log spectrum has beyond the spectrum's own local
+    average: the squared inverse transform of `exp(log|F| - average) · F/|F|`, that is `F · exp(-average)`, smoothed.
+    As published, the transform takes opposite borders for neighbours.
+
+    Args:
+        image: (C, H, W) `uint8`, or float in [0, 1], which counts in whole levels: sums of those are exact.
+        size: of a region.
+
+    Returns:
+        (R,) float32, in units of the photo's mean saliency, in steps of 1e-4.
+    """
+    longer = max(image.shape[1:])
+    cell = max(
+        side for side in range(1, size + 1) if size % side == 0 and (side == 1 or SALIENCY_SIDE * side <= longer)
+    )
+    strips = [F.avg_pool2d(_levels(strip).round(), cell, divisor_override=1) for strip in strips_of(image, size)]
+    cells = torch.cat(strips, dim=1).cpu().double().sum(0) / (image.shape[0] * 255 * cell * cell)
+    shape = [max(1, round(SALIENCY_SIDE * side / longer)) for side in image.shape[1:]]
+    spectrum = torch.fft.fft2(F.interpolate(cells[None, None], size=shape, mode="area")[0, 0])
+    logarithm = (spectrum.real.square() + spectrum.imag.square() + POWER_FLOOR).log() / 2
+    average = F.avg_pool2d(F.pad(logarithm[None, None], (1, 1, 1, 1), mode="circular"), 3, stride=1)[0, 0]
+    saliency = torch.fft.ifft2(spectrum * torch.exp(-average)).abs().square()
+    down, across = (torch.fft.fftfreq(side, dtype=torch.float64).square() for side in shape)
+    gaussian = torch.exp(-2 * (math.pi * SALIENCY_SIGMA) ** 2 * (down[:, None] + across))
+    smooth = torch.fft.ifft2(torch.fft.fft2(saliency) * gaussian).real
+    grid = [side // size for side in image.shape[1:]]
+    regions = F.interpolate(smooth[None, None], size=grid, mode="bilinear", antialias=True).flatten()
+    # Of a black photo the mean is 0.
+    return (regions / smooth.mean().clamp(min=POWER_FLOOR)).mul(1e4).round().div(1e4).float().to(image.device)
+
+
 def draw_salient(share: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Turn shares of salient pixels into an order: salient regions at random, then the others at random."""
     noise = torch.rand(len(share), generator=generator).to(share.device)
@@ -301,6 +338,7 @@ SELECTIONS: dict[str, Selection] = {
     "gradient": Selection(gradient_importance, fast_gradient_importance),
     "entropy": Selection(entropy_importance, fast_entropy_importance),
     "saliency": Selection(saliency_importance, needs_map=True),
+    "spectral_residual": Selection(spectral_residual_importance),
     "random": Selection(),
     "original": Selection(),
     "released_frequency": Selection(released_frequency_importance),

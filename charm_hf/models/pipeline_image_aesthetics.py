@@ -27,7 +27,8 @@ class ImageAestheticsPipeline(CardMixin, Pipeline):
     Accepts what [`CharmImageProcessor`] accepts: a path, URL, PIL image, array or encoded bytes; a `{"image": …}`
     mapping; a list, generator, `datasets` column or dataset of these. Unlike sizes may share a batch (`batch_size=`):
     the score of a photo does not depend on it. For a checkpoint that reads comments, `{"image": …, "comments": […]}`
-    gives those of the photo; without `comments` it is scored by its looks alone.
+    gives those of the photo; without `comments` it is scored by its looks alone. With `patch_selection="saliency"`,
+    `{"image": …, "saliency_map": …}` gives the photo's map, or `saliency_maps=SaliencyFolder(…)` those of all.
 
     Each result is a `dict`:
 
@@ -92,6 +93,8 @@ class ImageAestheticsPipeline(CardMixin, Pipeline):
         """Tokenize one photo; views stand in the third dimension, (1, L, V, …), since batching pads the second."""
         comments = None
         if isinstance(input_, Mapping) and "image" in input_:
+            if "saliency_map" in input_:
+                processor_kwargs = {**processor_kwargs, "saliency_maps": [input_["saliency_map"]]}
             input_, comments = input_["image"], input_.get("comments")
         if num_views == 1:
             views = [self._tokenize(input_, comments, processor_kwargs)]

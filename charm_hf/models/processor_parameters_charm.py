@@ -24,9 +24,10 @@ class CharmProcessorParameters:
         downscale_factor (`float`, defaults to 0.5): size of the coarsest scale; scales are evenly spaced from it to 1.
         max_num_patches (`int`, defaults to 1024): length of the sequence, CLS not counted.
         patch_selection (`str`, defaults to `"frequency"`): how the regions kept at full resolution are chosen:
-            `"frequency"`, `"gradient"`, `"entropy"`, `"saliency"` (needs `saliency_maps`), `"random"`;
-            `"released_frequency"` as converted checkpoints need it. `"original"` does not choose: it resizes the
-            shortest edge to 256 and crops the central 224×224, as the papers' baseline.
+            `"frequency"`, `"gradient"`, `"entropy"`, `"saliency"` (needs `saliency_maps`), `"spectral_residual"` (of
+            saliency, without maps), `"random"`; `"released_frequency"` as converted checkpoints need it.
+            `"original"` does not choose: it resizes the shortest edge to 256 and crops the central 224×224, as the
+            papers' baseline.
         stochastic_selection (`bool`, defaults to `False`): draw the regions from twice as many candidates, as in the
             released training code, instead of taking the most important.
         seed (`int`, list of `int`, or `None`, defaults to 0): of everything random; one number for all images or one

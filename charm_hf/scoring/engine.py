@@ -6,13 +6,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import PIL
 import torch
 import transformers
 
 from ..models.checkpoint_charm import digest_weights
+from ..models.patch_selection_charm import SELECTIONS
 from ..models.scores_charm import average_views
 from ..version import __version__
 from .batching import CHUNK_BYTES, CHUNK_IMAGES, Chunk, chunk_items, plan_batches
@@ -22,6 +23,9 @@ from .rows import ScoreRow, read_answers
 from .tokenizing import BatchTokenizer, Measured, Placed, TokenBatch, measure
 from .workers import default_workers, tokenize_batches
 
+
+if TYPE_CHECKING:
+    from ..data.saliency_maps import SaliencyFolder
 
 # Entries of a config that say how it was saved or loaded, not what the model is.
 _INCIDENTAL = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "auto_map", "custom_pipelines")
@@ -39,6 +43,7 @@ class ScoringOptions:
         num_views: score this many random selections of an image's high-resolution regions and average.
         processor_parameters: other parameters of the image processor, such as `patch_selection`, `seed` and
             `reduced_decoding`.
+        saliency_dir: folder of saliency maps, for `patch_selection="saliency"` (see [`SaliencyFolder`]).
         num_workers: processes that decode and tokenize; 0 does it in this process, `None` decides by the number of
             images and cores.
     """
@@ -47,6 +52,7 @@ class ScoringOptions:
     batch_size: int | None = None
     num_views: int = 1
     processor_parameters: dict[str, Any] = field(default_factory=dict)
+    saliency_dir: str | None = None
     num_workers: int | None = 0
 
     def __post_init__(self) -> None:
@@ -85,7 +91,9 @@ class Scorer:
         comments: what people said, for a model that reads it.
 
     Raises:
-        ValueError: for parameters out of range, or comments for a model that reads none.
+        ValueError: for parameters out of range, saliency maps that are needed and not there or the other way round, or
+            comments for a model that reads none.
+        FileNotFoundError: if there is no folder of saliency maps where it should be.
     """
 
     def __init__(
@@ -101,6 +109,7 @@ class Scorer:
         if comments is not None and not reads_comments(processor):
             raise ValueError("This checkpoint sees the photo only and reads no comments.")
         self.plan(64, 64)  # raises for parameters out of range
+        self.saliency = self._open_maps()
 
     def plan(self, height: int, width: int) -> Any:
         """How a photo of this size becomes `num_tokens` tokens."""
@@ -109,6 +118,26 @@ class Scorer:
             return plan
         vision = self.model.config.vision_config  # the processor does not know the encoder's patches
         return plan._replace(num_tokens=(vision.image_size // vision.patch_size) ** 2)
+
+    def _open_maps(self) -> SaliencyFolder | None:
+        """The maps to select regions by, where they are selected by maps."""
+        own = getattr(getattr(self.processor, "image_processor", self.processor), "patch_selection", "original")
+        selection, folder = self.options.processor_parameters.get("patch_selection", own), self.options.saliency_dir
+        if SELECTIONS[selection].needs_map and folder is None:
+            raise ValueError(
+                f"Selecting regions by {selection!r} needs the folder of the photos' maps, `saliency_dir` "
+                "(--saliency-dir). 'spectral_residual' finds what is salient by itself."
+            )
+        if folder is None:
+            return None
+        if not SELECTIONS[selection].needs_map:
+            raise ValueError(
+                "The maps of `saliency_dir` (--saliency-dir) are used by the selection 'saliency' "
+                f"(--patch-selection) only, not by {selection!r}."
+            )
+        from ..data.saliency_maps import SaliencyFolder  # readers of datasets take a second to import
+
+        return SaliencyFolder(folder)
 
     def identity(self) -> dict[str, Any]:
         """Everything besides the images that decides what a table holds, by topic, as JSON."""
@@ -165,7 +194,11 @@ class Scorer:
 
         device = self.model.device.type
         tokenizer = BatchTokenizer(
-            self.processor, self.options.processor_parameters, self.options.num_views, as_numpy=device == "cpu"
+            self.processor,
+            self.options.processor_parameters,
+            self.options.num_views,
+            as_numpy=device == "cpu",
+            saliency=self.saliency,
         )
         for batch in tokenize_batches(
             tokenizer, planned(), self.num_workers, pin_memory=device == "cuda", stopping=stopping

@@ -90,13 +90,22 @@ class BatchTokenizer(Dataset):
         parameters: what it is called with.
         num_views: token sequences an image; they stand side by side in a batch.
         as_numpy: return arrays, which reach the parent through a pipe, instead of tensors, which need shared memory.
+        saliency: gives an image's saliency map by its path and size, where regions are selected by it.
     """
 
-    def __init__(self, processor: Any, parameters: dict[str, Any], num_views: int = 1, as_numpy: bool = True) -> None:
+    def __init__(
+        self,
+        processor: Any,
+        parameters: dict[str, Any],
+        num_views: int = 1,
+        as_numpy: bool = True,
+        saliency: Callable[[str, tuple[int, int]], Any] | None = None,
+    ) -> None:
         self.processor = processor
         self.parameters = parameters
         self.num_views = num_views
         self.as_numpy = as_numpy
+        self.saliency = saliency
 
     def __getitems__(self, batch: list[Placed]) -> TokenBatch:
         return self.collate(self.tokenize(batch))
@@ -130,6 +139,8 @@ class BatchTokenizer(Dataset):
         image, given = item.read(), {"plans": [measured.plan], **self.parameters}
         if item.comments is not None:
             given["comments"] = [item.comments]
+        if self.saliency is not None and measured.width is not None and measured.height is not None:
+            given["saliency_maps"] = [self.saliency(item.path, (measured.width, measured.height))]
         if self.num_views == 1:
             return [self._tokenize(image, given)]
         if not isinstance(image, (np.ndarray, torch.Tensor)):

@@ -104,7 +104,10 @@ class TokenizedDataset(torch.utils.data.Dataset[dict[str, Any]]):
         own = getattr(processor, "patch_selection", None)
         self.saliency = saliency if self.processor_kwargs.get("patch_selection", own) == "saliency" else None
         if saliency is None and self.processor_kwargs.get("patch_selection", own) == "saliency":
-            raise ValueError('`patch_selection: saliency` needs the folder of the maps, "--saliency_dir".')
+            raise ValueError(
+                '`patch_selection: saliency` needs the folder of the maps, "--saliency_dir"; `spectral_residual` '
+                "needs none."
+            )
 
     def __len__(self) -> int:
         return len(self.dataset)

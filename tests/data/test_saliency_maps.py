@@ -1,3 +1,5 @@
+import pickle
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -24,6 +26,20 @@ def test_a_map_in_the_same_inner_folder_counts_before_one_at_the_top(tmp_path):
     write(tmp_path / "b" / "sea.png", value=2)
     maps = SaliencyFolder(tmp_path)
     assert [np.asarray(maps(name, (6, 4))).max() for name in ("a/sea.jpg", "b/sea.jpg", "b\\sea.jpg")] == [1, 2, 2]
+
+
+def test_maps_may_lie_as_the_photos_do_from_any_folder_on(tmp_path):
+    write(tmp_path / "maps" / "4" / "sea.png", value=1)
+    write(tmp_path / "maps" / "sea.png", value=2)
+    write(tmp_path / "photos" / "sea.jpg", value=3)
+    maps = SaliencyFolder(tmp_path / "maps")
+    names = (f"{tmp_path}/photos/4/sea.jpg", f"{tmp_path}/photos/5/sea.jpg", "../photos/sea.jpg")  # no photo is a map
+    assert [np.asarray(maps(name, (6, 4))).max() for name in names] == [1, 2, 2]
+
+
+def test_maps_go_to_other_processes(tmp_path):
+    write(tmp_path / "sea.png", value=1)
+    assert np.asarray(pickle.loads(pickle.dumps(SaliencyFolder(tmp_path)))("sea.jpg", (6, 4))).max() == 1
 
 
 def test_a_smaller_map_of_the_same_shape_is_brought_to_the_size_of_its_photo(tmp_path):

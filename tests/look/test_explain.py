@@ -15,7 +15,7 @@ from charm_hf.look.explain import explain, see
 from charm_hf.look.token_layout import TokenLayout
 
 
-SELECTIONS = ("frequency", "gradient", "entropy", "saliency", "random", "original")
+SELECTIONS = ("frequency", "gradient", "entropy", "saliency", "spectral_residual", "random", "original")
 
 
 class LinearScorer(torch.nn.Module):

@@ -19,7 +19,7 @@ from charm_hf.models.presets_charm import DATASET_PRESETS
 
 
 CASES = json.loads((FIXTURES / "tokens" / "cases.json").read_text())
-SELECTIONS = ("frequency", "gradient", "entropy", "random", "saliency", "released_frequency")
+SELECTIONS = ("frequency", "gradient", "entropy", "random", "saliency", "spectral_residual", "released_frequency")
 
 
 def released_processor(case: dict, **overrides: object) -> CharmImageProcessor:

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.ndimage
 import torch
 import torch.nn.functional as F
 from many_photos import PLAIN_IMAGES, make_photos
+from PIL import Image
 
 from charm_hf.models.patch_selection_charm import (
     POWER_FLOOR,
@@ -28,23 +30,53 @@ CHOSEN = 64
 MEASURED = [name for name, selection in SELECTIONS.items() if selection.importance and not selection.needs_map]
 
 
-def slow_frequency(tiles: torch.Tensor, floor: float = POWER_FLOOR) -> torch.Tensor:
-    return (10 * (torch.fft.fft2(tiles).abs().square() + floor).log10()).mean(dim=(1, 2, 3))
+def tiles_of(planes: torch.Tensor, size: int = SIZE) -> torch.Tensor:
+    """(R, 3, size, size) double in [0, 1]."""
+    return planes.unfold(1, size, size).unfold(2, size, size).flatten(1, 2).transpose(0, 1).double() / 255
 
 
-def slow_entropy(tiles: torch.Tensor) -> torch.Tensor:
-    levels = (tiles * 255).round().flatten(1).long()
+def slow_frequency(planes: torch.Tensor, size: int, floor: float = POWER_FLOOR) -> torch.Tensor:
+    return (10 * (torch.fft.fft2(tiles_of(planes, size)).abs().square() + floor).log10()).mean(dim=(1, 2, 3))
+
+
+def slow_entropy(planes: torch.Tensor, size: int) -> torch.Tensor:
+    levels = (tiles_of(planes, size) * 255).round().flatten(1).long()
     probabilities = torch.zeros(len(levels), 256, dtype=torch.float64)
     probabilities.scatter_add_(1, levels, torch.full(levels.shape, 1 / levels.shape[1], dtype=torch.float64))
     return -(probabilities * torch.log2(probabilities + 1e-9)).sum(1)
 
 
-def slow_gradient(tiles: torch.Tensor) -> torch.Tensor:
+def slow_gradient(planes: torch.Tensor, size: int) -> torch.Tensor:
     sobel = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]], dtype=torch.float64)
-    grey = tiles.mean(1, keepdim=True)
+    grey = tiles_of(planes, size).mean(1, keepdim=True)
     across = F.conv2d(grey, sobel[None, None], padding=1)
     down = F.conv2d(grey, sobel.T[None, None], padding=1)
     return torch.sqrt(across**2 + down**2).sum(dim=(1, 2, 3))
+
+
+def shrink_by_area(image: np.ndarray, sides: tuple[int, int]) -> np.ndarray:
+    """Mean over each pixel's area, pixels that are met in part included."""
+    for side in sides:
+        edges = np.arange(side + 1) * image.shape[0] / side
+        spans = zip(np.floor(edges[:-1]).astype(int), np.ceil(edges[1:]).astype(int), strict=True)
+        image = np.stack([image[start:end].mean(axis=0) for start, end in spans]).T
+    return image
+
+
+def slow_spectral_residual(planes: torch.Tensor, size: int) -> torch.Tensor:
+    """The paper's equations 1 to 5 as they stand, of the photo in whole cells, at least 64 if it has so many."""
+    height, width = planes.shape[1:]
+    longer = max(height, width)
+    cell = max([side for side in range(1, size + 1) if size % side == 0 and longer / side >= 64], default=1)
+    cells = tiles_of(planes, cell).mean(dim=(1, 2, 3)).reshape(height // cell, width // cell).numpy()
+    spectrum = np.fft.fft2(shrink_by_area(cells, (round(64 * height / longer), round(64 * width / longer))))
+    logarithm, phase = np.log(np.abs(spectrum)), np.angle(spectrum)
+    residual = logarithm - scipy.ndimage.uniform_filter(logarithm, 3, mode="wrap")
+    saliency = np.abs(np.fft.ifft2(np.exp(residual + 1j * phase))) ** 2
+    smooth = scipy.ndimage.gaussian_filter(saliency, 2.5, mode="wrap", truncate=9)
+    small = Image.fromarray((smooth / smooth.mean()).astype(np.float32))
+    resized = small.resize((width // size, height // size), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(resized)).flatten().double()
 
 
 SLOW = {
@@ -52,13 +84,9 @@ SLOW = {
     "entropy": (slow_entropy, 1e-6),
     # Magnitudes are counted in eighths of a level.
     "gradient": (slow_gradient, 0.1),
-    "released_frequency": (lambda tiles: slow_frequency(tiles, 1e-12), 0.006),
+    "spectral_residual": (slow_spectral_residual, 1e-4),
+    "released_frequency": (lambda planes, size: slow_frequency(planes, size, 1e-12), 0.006),
 }
-
-
-def tiles_of(planes: torch.Tensor, size: int = SIZE) -> torch.Tensor:
-    """(R, 3, size, size) double in [0, 1]."""
-    return planes.unfold(1, size, size).unfold(2, size, size).flatten(1, 2).transpose(0, 1).double() / 255
 
 
 def choose(importance: torch.Tensor, count: int = CHOSEN) -> set[int]:
@@ -71,7 +99,7 @@ def test_every_computation_of_a_photo_chooses_the_regions_of_the_slow_definition
     slow, tolerance = SLOW[method]
     selection = SELECTIONS[method]
     for planes in make_photos(num_photos):
-        exact = slow(tiles_of(planes))
+        exact = slow(planes, SIZE)
         paths = {
             "8-bit": measure_importance(selection, planes, SIZE),
             "plain, 8-bit": selection.importance(planes, SIZE),
@@ -105,7 +133,7 @@ from charm_hf.models.patch_selection_charm import SELECTIONS, measure_importance
 torch.set_num_threads(int(sys.argv[1]))
 images = make_photos(7) + [PLAIN_IMAGES[name]() for name in ("squares of many greys", "stripes of 3", "saturated")]
 digests = {}
-for name in ("frequency", "entropy", "gradient", "released_frequency"):
+for name in ("frequency", "entropy", "gradient", "spectral_residual", "released_frequency"):
     digest = hashlib.sha256()
     for planes in images:
         for importance in (measure_importance(SELECTIONS[name], planes, 28), SELECTIONS[name].importance(planes, 28)):
@@ -173,7 +201,7 @@ def test_regions_of_other_sizes_are_measured_as_well(method: str, size: int) -> 
     generator = torch.Generator().manual_seed(1)
     planes = torch.randint(0, 256, (3, 2 * size, 3 * size), generator=generator, dtype=torch.uint8)
     slow, tolerance = SLOW[method]
-    expected = slow(tiles_of(planes, size))
+    expected = slow(planes, size)
     found = measure_importance(SELECTIONS[method], planes, size)
     assert (found - expected).abs().max() <= tolerance * max(1, (size / 28) ** 2)
 

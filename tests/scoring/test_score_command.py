@@ -3,12 +3,15 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from transformers import pipeline
 
 from charm_hf import CharmImageProcessor
+from charm_hf.data import SaliencyFolder
 from charm_hf.look import demo
 from charm_hf.scoring import CharmScorer, score_images
 
@@ -55,6 +58,58 @@ def test_views_and_selection_are_those_of_the_pipeline(score_photos, photos, che
     expected = pipeline("image-aesthetics", model=str(checkpoint))(str(path), **options)
     assert float(rows[0]["score"]) == pytest.approx(expected["score"], abs=2e-5)
     assert float(rows[0]["std"]) == pytest.approx(expected["std"], abs=2e-5)
+
+
+@pytest.fixture
+def maps(photos, tmp_path):
+    """A folder with a saliency map for each photo: its lower right quarter is salient."""
+    for photo in photos.rglob("*.*"):
+        with Image.open(photo) as image:
+            mask = Image.new("L", image.size)
+        mask.paste(255, (mask.width // 2, mask.height // 2, mask.width, mask.height))
+        target = tmp_path / "maps" / photo.relative_to(photos).with_suffix(".png")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        mask.save(target)
+    return tmp_path / "maps"
+
+
+def test_regions_are_selected_by_a_folder_of_saliency_maps(score_photos, photos, maps, checkpoint):
+    by_map = ("--patch-selection", "saliency", "--saliency-dir", maps)
+    code, rows, _ = score_photos(photos, *by_map)
+    assert code == 0
+    # In worker processes, by the pipeline with a folder, and by it with a map a photo.
+    assert score_photos(photos, *by_map, "--num-workers", 2)[1] == rows
+    aesthetics = pipeline("image-aesthetics", model=str(checkpoint), patch_selection="saliency")
+    paths = [row["path"] for row in rows]
+    pairs = [
+        {"image": path, "saliency_map": str(maps / Path(path).relative_to(photos).with_suffix(".png"))}
+        for path in paths
+    ]
+    for found in (aesthetics(paths, saliency_maps=SaliencyFolder(maps)), aesthetics(pairs)):
+        for row, result in zip(rows, found, strict=True):
+            assert float(row["score"]) == pytest.approx(result["score"], abs=2e-5)
+    elsewhere = score_photos(photos / "sub/e.jpg")[1][0]
+    assert elsewhere["score"] != next(row["score"] for row in rows if row["path"] == elsewhere["path"])
+    (maps / "a.png").unlink()
+    code, rows, _ = score_photos(photos / "a.jpg", photos / "b.png", *by_map)
+    assert code == 1
+    assert "no saliency map for" in rows[0]["error"]
+    assert rows[1]["score"]
+
+
+def test_saliency_without_maps_is_wrong_usage_and_the_spectral_residual_needs_none(score_photos, photos, maps):
+    for wrong, reason in (
+        (["--patch-selection", "saliency"], "'spectral_residual' finds what is salient by itself"),
+        (["--saliency-dir", maps], "by the selection 'saliency' (--patch-selection) only, not by 'frequency'"),
+        (["--patch-selection", "saliency", "--saliency-dir", maps / "none"], "none"),
+    ):
+        code, rows, messages = score_photos(photos, *wrong)
+        assert (code, rows) == (2, [])
+        assert reason in messages
+        assert len(messages.splitlines()) == 1
+    code, rows, _ = score_photos(photos, "--patch-selection", "spectral_residual")
+    assert code == 0
+    assert rows[4]["score"] != score_photos(photos)[1][4]["score"]
 
 
 def test_a_broken_image_gets_a_row_with_its_reason_and_the_rest_is_scored(score_photos, photos):
