@@ -238,7 +238,7 @@ class Distilled(nn.Module):
         super().__init__()
         self.model = model
         self.dense = nn.Linear(model.config.hidden_size, dim)
-        self.pooled = nn.Linear(2 * model.config.hidden_size, dim)
+        self.pooled = nn.Linear(model.config.pooled_size, dim)
         self.pooled_variance, self.args = pooled_variance, args
 
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import copy
+import os
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
-from transformers import AutoConfig, PretrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers import __version__ as transformers_version
+from transformers.image_processing_base import ImageProcessingMixin
 from transformers.image_utils import (
     IMAGENET_DEFAULT_MEAN,
     IMAGENET_DEFAULT_STD,
     IMAGENET_STANDARD_MEAN,
     IMAGENET_STANDARD_STD,
+    OPENAI_CLIP_MEAN,
+    OPENAI_CLIP_STD,
 )
 
 
@@ -22,35 +28,95 @@ class Backbone:
 
     Attributes:
         layers: its list of layers, each called with hidden states (B, T, d) and an attention mask.
-        norm: the final layernorm.
-        embeddings: the module that embeds; the next four are inside it.
-        projection: convolution of a patch's side and stride.
-        cls_token: parameter (1, 1, d); `None` for a type without one.
-        register_tokens: parameter (1, R, d) of tokens without a position, which stand behind CLS, where there are any.
-        position_table: parameter (1, 1+S·S, d), that of CLS first.
-        antialias: whether the table is shrunk with a widened filter, where a grid has fewer rows than it.
+        norm: the layernorm after them; `None` for a type whose last hidden states are not normalized.
+        pre_norm: a layernorm between the embeddings and the layers, where there is one.
+        pooled_norm: a layernorm of what is pooled only, where there is one.
+        pooling_head: module that pools by attention, with SigLIP's parts, where there is one.
+        embeddings: the module that embeds; the next five are inside it.
+        projection: convolution of a patch's side and stride, or (`flat_patches`) a linear layer.
+        flat_patches: whether patches are projected as rows of values whose channels come last.
+        prefix: parameters (1, n, d) or (d) of the tokens in front of the patches, CLS first; the first of them have
+            positions, if the table has rows for them.
+        position_table: parameter (1, n+S·S, d), or embedding of as many rows; `None` for a type without one.
+        interpolation: how it resizes that table (see `positions_charm.INTERPOLATIONS`).
+        rotary: whether its layers turn queries and keys by the place of their patch, as DINOv3 does.
+        passes_bounds: whether its attention is told what its layers are told, such as the bounds of packed images.
         unused: what no score depends on. A part is left out; a parameter of the embeddings is kept but not trained:
             it would be waited for in data-parallel training.
         image_mean, image_std: pixel statistics of the usual pretrained weights.
     """
 
     layers: str = "encoder.layer"
-    norm: str = "layernorm"
+    norm: str | None = "layernorm"
+    pre_norm: str | None = None
+    pooled_norm: str | None = None
+    pooling_head: str | None = None
     embeddings: str = "embeddings"
     projection: str = "patch_embeddings.projection"
-    cls_token: str | None = "cls_token"
-    register_tokens: str = "register_tokens"
-    position_table: str = "position_embeddings"
-    antialias: bool = False
+    flat_patches: bool = False
+    prefix: tuple[str, ...] = ("cls_token",)
+    position_table: str | None = "position_embeddings"
+    interpolation: str = "bicubic"
+    rotary: bool = False
+    passes_bounds: bool = True
     unused: tuple[str, ...] = ("pooler", "mask_token")
     image_mean: tuple[float, ...] = tuple(IMAGENET_DEFAULT_MEAN)
     image_std: tuple[float, ...] = tuple(IMAGENET_DEFAULT_STD)
 
+    def unused_parts(self, pooling: str) -> tuple[str, ...]:
+        """`unused`, and the head that pools by attention where another `pooling` is used."""
+        return self.unused if pooling == "attention" else (*self.unused, *filter(None, [self.pooling_head]))
+
+
+_HALVES = {"image_mean": tuple(IMAGENET_STANDARD_MEAN), "image_std": tuple(IMAGENET_STANDARD_STD)}
+_SIGLIP: dict[str, Any] = {
+    "layers": "encoder.layers",
+    "norm": "post_layernorm",
+    "pooling_head": "head",
+    "projection": "patch_embedding",
+    "prefix": (),
+    "position_table": "position_embedding",
+    "passes_bounds": False,
+    **_HALVES,
+}
 
 BACKBONES: dict[str, Backbone] = {
     "dinov2": Backbone(),
-    "dinov2_with_registers": Backbone(antialias=True),
-    "vit": Backbone(layers="layers", image_mean=tuple(IMAGENET_STANDARD_MEAN), image_std=tuple(IMAGENET_STANDARD_STD)),
+    "dinov2_with_registers": Backbone(prefix=("cls_token", "register_tokens"), interpolation="antialiased bicubic"),
+    "dinov3_vit": Backbone(
+        layers="model.layer",
+        norm="norm",
+        projection="patch_embeddings",
+        prefix=("cls_token", "register_tokens"),
+        position_table=None,
+        rotary=True,
+        unused=("rope_embeddings", "mask_token"),
+    ),
+    "siglip2_vision_model": Backbone(**_SIGLIP, flat_patches=True, interpolation="antialiased bilinear"),
+    "siglip_vision_model": Backbone(**_SIGLIP),
+    "clip_vision_model": Backbone(
+        layers="encoder.layers",
+        norm=None,
+        pre_norm="pre_layrnorm",
+        pooled_norm="post_layernorm",
+        projection="patch_embedding",
+        prefix=("class_embedding",),
+        position_table="position_embedding",
+        image_mean=tuple(OPENAI_CLIP_MEAN),
+        image_std=tuple(OPENAI_CLIP_STD),
+    ),
+    "vit": Backbone(layers="layers", **_HALVES),
+    "deit": Backbone(layers="layers", prefix=("cls_token", "distillation_token")),
+    "vit_mae": Backbone(layers="layers"),
+    "vit_msn": Backbone(layers="layers"),
+    "ijepa": Backbone(layers="layers", prefix=()),
+    "pixio": Backbone(layers="layers"),
+    "tipsv2_vision_model": Backbone(
+        prefix=("cls_token", "register_tokens"),
+        interpolation="antialiased bilinear",
+        image_mean=(0.0, 0.0, 0.0),
+        image_std=(1.0, 1.0, 1.0),
+    ),
 }
 
 
@@ -58,18 +124,24 @@ def get_backbone(model_type: str | None) -> Backbone:
     """Return the row of an encoder type.
 
     Raises:
-        ValueError: if the type is not supported; the message lists those that are.
+        ValueError: if the type is not supported, the message lists those that are; or if transformers is too old.
     """
     if model_type not in BACKBONES:
         raise ValueError(
-            f"Unsupported backbone {model_type!r}: expected one of {', '.join(BACKBONES)}. Another type needs a row "
-            "in `backbones_charm.py`."
+            f"Unsupported backbone {model_type!r}: expected one of {', '.join(BACKBONES)}. Another plain vision "
+            "transformer needs a row in `BACKBONES`; the table in CONTRIBUTING.md says where, and what else."
+        )
+    if model_type not in CONFIG_MAPPING:
+        raise ValueError(
+            f"Transformers {transformers_version} does not know {model_type!r} yet: `pip install -U transformers`."
         )
     return BACKBONES[model_type]
 
 
 def as_backbone_config(config: PretrainedConfig | dict[str, Any] | None) -> PretrainedConfig:
     """Configuration of an encoder of its own: DINOv2-small's for `None`, a copy of one that is given.
+
+    Of a configuration with two towers (CLIP, SigLIP) the vision tower is taken.
 
     Raises:
         ValueError: for an unsupported type.
@@ -81,16 +153,38 @@ def as_backbone_config(config: PretrainedConfig | dict[str, Any] | None) -> Pret
         model_type = fields.pop("model_type", None)
         get_backbone(model_type)
         return AutoConfig.for_model(model_type, **fields)
-    get_backbone(config.model_type)
     # Otherwise switching the attention of one model would switch that of another.
-    return copy.deepcopy(config)
+    tower = copy.deepcopy(getattr(config, "vision_config", config))
+    get_backbone(tower.model_type)
+    tower._name_or_path = config._name_or_path
+    return tower
 
 
-def leave_out_unused_parts(model: nn.Module, row: Backbone) -> None:
-    """Take away the parts of a native encoder that nothing reads, such as its pooling layer."""
-    for name in row.unused:
+def vision_tower(model: PreTrainedModel) -> PreTrainedModel:
+    """The vision encoder inside a model, whatever stands around it: a head, a text encoder."""
+    return getattr(model.base_model, "vision_model", model.base_model)
+
+
+def pixel_statistics(source: str | os.PathLike | None, **hub_arguments: Any) -> dict[str, Any]:
+    """How a checkpoint was given its pixels, as its own image processor states it: parameters of a processor.
+
+    Args:
+        source: repository or folder; empty for one without a processor.
+        hub_arguments: `revision`, `cache_dir`, `token` …
+    """
+    stated: dict[str, Any] = {}
+    if source is not None:
+        with suppress(OSError):  # it has none
+            stated, _ = ImageProcessingMixin.get_image_processor_dict(source, **hub_arguments)
+    names = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
+    return {name: stated[name] for name in names if stated.get(name) is not None}
+
+
+def leave_out_parts(model: nn.Module, names: tuple[str, ...]) -> None:
+    """Take away parts of a native encoder that nothing reads, such as its pooling layer."""
+    for name in names:
         if isinstance(getattr(model, name, None), nn.Module):
             setattr(model, name, None)
 
 
-__all__ = ["BACKBONES", "Backbone", "as_backbone_config", "get_backbone"]
+__all__ = ["BACKBONES", "Backbone", "as_backbone_config", "get_backbone", "pixel_statistics", "vision_tower"]

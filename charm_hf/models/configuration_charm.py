@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from transformers import AutoConfig, PretrainedConfig
 
-from .backbones_charm import as_backbone_config
+from .backbones_charm import as_backbone_config, get_backbone
 from .checkpoint_charm import CHARM_AUTO_MAP, CarriesItsCode
 from .presets_charm import head_for_dataset
 from .scores_charm import check_score_range, name_outputs
@@ -15,6 +15,7 @@ from .scores_charm import check_score_range, name_outputs
 
 POSITION_MODES = ("exact", "reference")
 HEADS = ("distribution", "regression")
+POOLINGS = ("cls", "mean", "attention")
 
 
 class ScoresConfig(CarriesItsCode, PretrainedConfig):
@@ -71,6 +72,9 @@ class CharmConfig(ScoresConfig):
             `"exact"`: each token gets the position of its own place in the grid of its own scale. `"reference"`:
             position rows in the order of the released code, with its `+0.1` scale factor, which converted checkpoints
             need.
+        pooling (`str`, *optional*):
+            What the head sees beside the mean of the patches: `"cls"`, the CLS token, if not given and there is one;
+            `"mean"`, nothing; `"attention"`, what the encoder's own attention pooling makes of them (SigLIP).
         head (`str`, *optional*): `"distribution"` (softmax over `score_values`) or `"regression"` (sigmoid).
             Decided by `score_values` if not given.
         score_range (pair of `float`): lowest and highest score, in the dataset's own units.
@@ -80,6 +84,9 @@ class CharmConfig(ScoresConfig):
         classifier_dropout (`float`, defaults to 0.1): dropout before the head.
         dataset_name (`str`, *optional*): what the weights were trained on.
         score_quantiles (list of `float`, *optional*): quantiles of the training ratings, evenly spaced from 0 to 1.
+        pixel_statistics (`dict`, *optional*):
+            Parameters of a processor (`image_mean`, `image_std`, …) with which the encoder was pretrained; those that
+            are usual for its type if not given.
     """
 
     model_type = "charm"
@@ -95,13 +102,17 @@ class CharmConfig(ScoresConfig):
     backbone_config: Any = None
     num_scales: int = 2
     position_mode: str = "exact"
+    pooling: str | None = None
     head: str | None = None
+    pixel_statistics: dict[str, Any] | None = None
     num_attributes: int = 0
     classifier_dropout: float = 0.1
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.backbone_config = as_backbone_config(self.backbone_config)
+        has_cls = bool(get_backbone(self.backbone_config.model_type).prefix)
+        self.pooling = self.pooling or ("cls" if has_cls else "mean")
         self.head = self.head or ("regression" if self.score_values is None else "distribution")
         super().__post_init__(**kwargs)
 
@@ -111,6 +122,14 @@ class CharmConfig(ScoresConfig):
             raise ValueError(f"`num_scales` must be 1 to 4, got {self.num_scales}.")
         if self.position_mode not in POSITION_MODES:
             raise ValueError(f"`position_mode` must be one of {POSITION_MODES}, got {self.position_mode!r}.")
+        row = get_backbone(self.backbone_config.model_type)
+        has_head = row.pooling_head is not None and getattr(self.backbone_config, "vision_use_head", True)
+        possible = {"cls": bool(row.prefix), "mean": True, "attention": has_head}
+        if not possible.get(str(self.pooling)):
+            names = [name for name in POOLINGS if possible[name]]
+            raise ValueError(
+                f"`pooling` of {self.backbone_config.model_type!r} must be one of {names}, got {self.pooling!r}."
+            )
         if self.head not in HEADS:
             raise ValueError(f"`head` must be one of {HEADS}, got {self.head!r}.")
         if (self.head == "distribution") != (self.score_values is not None):
@@ -136,6 +155,11 @@ class CharmConfig(ScoresConfig):
     def hidden_size(self) -> int:
         """Width of the token features."""
         return self.backbone_config.hidden_size
+
+    @property
+    def pooled_size(self) -> int:
+        """Width of what the head sees."""
+        return self.hidden_size if self.pooling == "mean" else 2 * self.hidden_size
 
     @property
     def num_hidden_layers(self) -> int:

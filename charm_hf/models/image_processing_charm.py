@@ -89,7 +89,9 @@ class CharmImageProcessor(CardMixin, BaseImageProcessor):
 
     @classmethod
     def for_model(cls, model: Any, dataset: str | None = None, **overrides: Any) -> CharmImageProcessor:
-        """Processor that fits a model: its patch size, its scales, and the pixel statistics of its type of encoder.
+        """Processor that fits a model: its patch size, its scales, and the pixel statistics of its encoder.
+
+        The statistics are those of `config.pixel_statistics`, else those that are usual for the type.
 
         Args:
             model: a Charm model or its [`CharmConfig`].
@@ -103,6 +105,7 @@ class CharmImageProcessor(CardMixin, BaseImageProcessor):
             "num_scales": config.num_scales,
             "image_mean": encoder.image_mean,
             "image_std": encoder.image_std,
+            **(config.pixel_statistics or {}),
             **overrides,
         }
         return cls(**fitting) if dataset is None else cls.for_dataset(dataset, **fitting)

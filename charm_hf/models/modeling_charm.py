@@ -17,11 +17,19 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
-from .backbones_charm import get_backbone, leave_out_unused_parts
-from .checkpoint_charm import CheckpointMixin
+from .backbones_charm import as_backbone_config, get_backbone, leave_out_parts, pixel_statistics, vision_tower
+from .checkpoint_charm import CheckpointMixin, refuse_misfit
 from .configuration_charm import CharmConfig
 from .packed_attention_charm import PACKED_SDPA, can_pack, pack_images, packing_arguments
-from .positions_charm import REFERENCE_EXCESS, grid_sizes, raster_order, sample_table
+from .positions_charm import (
+    REFERENCE_EXCESS,
+    grid_sizes,
+    jitter_centres,
+    patch_centres,
+    raster_order,
+    rotate_by,
+    sample_table,
+)
 from .scores_charm import AestheticOutput, aesthetic_loss, interpret_logits
 
 
@@ -88,8 +96,10 @@ class CharmEmbeddings(nn.Module):
                 self.register_buffer(name, parameter.detach())
             else:
                 self.register_parameter(name, parameter)
-        self.set_submodule(self.row.projection, CharmPatchProjection.of(self.get_submodule(self.row.projection)))
-        self.dropout = nn.Dropout(config.backbone_config.hidden_dropout_prob)
+        if not self.row.flat_patches:
+            projection = CharmPatchProjection.of(self.get_submodule(self.row.projection))
+            self.set_submodule(self.row.projection, projection)
+        self.dropout = nn.Dropout(getattr(config.backbone_config, "hidden_dropout_prob", 0.0))
 
     def forward(
         self, tokens: CharmTokens, scales: torch.Tensor | None, present: torch.Tensor | None = None
@@ -107,31 +117,45 @@ class CharmEmbeddings(nn.Module):
         if present is not None:
             tokens = CharmTokens(*(item[present] for item in tokens))
             scales = None if scales is None else scales[present]
-        table, prefix = self.get_parameter(self.row.position_table).squeeze(0), []
-        if self.row.cls_token is not None:
-            prefix.append(self.get_parameter(self.row.cls_token) + table[:1])
-            table = table[1:]
-        if (registers := getattr(self, self.row.register_tokens, None)) is not None:
-            prefix.append(registers)
         embeddings = self._project(tokens.pixel_values)
         if scales is not None:
             embeddings = embeddings + scales.to(embeddings.dtype)
-        antialias = self.row.antialias and self.config.position_mode == "exact"
-        positions = sample_table(table, tokens.positions, tokens.grid_sizes, antialias)
-        embeddings = embeddings + positions.to(embeddings.dtype)
+        prefix, table = self._prefix_and_table(tokens.positions.device)
+        if table is not None:
+            interpolation = self.row.interpolation if self.config.position_mode == "exact" else "bicubic"
+            positions = sample_table(table, tokens.positions, tokens.grid_sizes, interpolation)
+            embeddings = embeddings + positions.to(embeddings.dtype)
         if present is not None:
             embeddings = embeddings.new_zeros(*present.shape, embeddings.shape[-1]).masked_scatter(
                 present[..., None], embeddings
             )
-        batch_size = embeddings.shape[0]  # `len` would make it a constant of an exported graph
-        parts = [*(part.expand(batch_size, -1, -1) for part in prefix), embeddings]
-        return self.dropout(torch.cat(parts, dim=1))
+        if prefix is not None:
+            batch_size = embeddings.shape[0]  # `len` would make it a constant of an exported graph
+            embeddings = torch.cat([prefix.expand(batch_size, -1, -1), embeddings], dim=1)
+        return self.dropout(embeddings)
+
+    def _prefix_and_table(self, device: torch.device) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """The tokens in front, (1+R, d) with their positions, and the positions of patches, (S·S, d)."""
+        parts = [torch.atleast_2d(self.get_parameter(name)).flatten(0, -2) for name in self.row.prefix]
+        prefix = torch.cat(parts) if parts else None
+        if self.row.position_table is None:
+            return prefix, None
+        table: Any = getattr(self, self.row.position_table)
+        if isinstance(table, nn.Module):  # called, so that hooks which fetch its weight run
+            table = table(torch.arange(table.num_embeddings, device=device))
+        table = table.flatten(0, -2)
+        count = len(table) - int(len(table) ** 0.5) ** 2
+        if prefix is not None:
+            prefix = torch.cat([prefix[:count] + table[:count], prefix[count:]])
+        return prefix, table[count:]
 
     def _project(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Patches (..., C·P·P) to (..., d)."""
         projection: Any = self.get_submodule(self.row.projection)
         size = self.config.patch_size
         patches = pixel_values.to(projection.weight.dtype).unflatten(-1, (-1, size, size))
+        if self.row.flat_patches:
+            return projection(patches.movedim(-3, -1).flatten(-3))
         return projection(patches.flatten(0, -4)).flatten(1).unflatten(0, pixel_values.shape[:-1])
 
 
@@ -169,10 +193,10 @@ class CharmModel(CharmPreTrainedModel):
         self.row = get_backbone(config.backbone_config.model_type)
         self.embeddings = CharmScaleEmbeddings(config)
         self.backbone = AutoModel.from_config(config.backbone_config)
-        leave_out_unused_parts(self.backbone, self.row)
+        leave_out_parts(self.backbone, self.row.unused_parts(config.pooling))
         native = self.backbone.get_submodule(self.row.embeddings)
         self.backbone.set_submodule(self.row.embeddings, CharmEmbeddings(config, native))
-        if self.backbone.config._attn_implementation == "sdpa":
+        if self.row.passes_bounds and self.backbone.config._attn_implementation == "sdpa":
             # The same attention, which can leave the padding of a batch out.
             self.backbone.set_attn_implementation(PACKED_SDPA)
         self.post_init()
@@ -209,8 +233,9 @@ class CharmModel(CharmPreTrainedModel):
             kwargs: `output_hidden_states`, `output_attentions` (eager attention only).
 
         Returns:
-            `last_hidden_state` (B, 1+R+L, d) after the final layernorm, `pooler_output` (B, 2d): CLS beside the mean
-            of the true patch tokens.
+            `last_hidden_state` (B, 1+R+L, d) as the encoder itself gives it: after the final layernorm (CLIP: before),
+            R registers behind CLS, where it has these. `pooler_output` (B, 2d): CLS, or what the encoder's own
+            attention pooling gives, beside the mean of the true patches; (B, d) the mean alone (see `config.pooling`).
 
         Raises:
             ValueError: for inputs of other shapes, or attentions asked for under another implementation than eager.
@@ -236,10 +261,27 @@ class CharmModel(CharmPreTrainedModel):
         embeddings = self._token_embeddings(tokens, self.embeddings(scale_ids), present)
         num_prefix = embeddings.shape[1] - pixel_values.shape[1]
         mask = F.pad(mask.to(embeddings.device).bool(), (num_prefix, 0), value=True)
-        hidden_states = (self._encode_packed if packs else self._encode_padded)(embeddings, mask)
+        embeddings = self._norm(self.row.pre_norm, embeddings)
+        rotations = self._rotations(tokens, num_prefix, embeddings) if self.row.rotary else ()
+        hidden_states = (self._encode_packed if packs else self._encode_padded)(embeddings, mask, rotations)
         return BaseModelOutputWithPooling(
-            last_hidden_state=hidden_states, pooler_output=_pool(hidden_states, mask, num_prefix)
+            last_hidden_state=hidden_states, pooler_output=self._pool(hidden_states, mask, num_prefix)
         )
+
+    def _norm(self, name: str | None, hidden_states: torch.Tensor) -> torch.Tensor:
+        return hidden_states if name is None else self.backbone.get_submodule(name)(hidden_states)
+
+    def _rotations(self, tokens: CharmTokens, num_prefix: int, embeddings: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Cosines and sines (B, T, D) of the angles by which queries and keys of the tokens are turned."""
+        config = self.backbone.config
+        centres = patch_centres(tokens.positions, tokens.grid_sizes)
+        if self.training:
+            centres = jitter_centres(
+                centres, config.pos_embed_shift, config.pos_embed_jitter, config.pos_embed_rescale
+            )
+        head_size = config.hidden_size // config.num_attention_heads
+        turned = rotate_by(centres, head_size, config.rope_theta, num_prefix)
+        return tuple(part.to(embeddings) for part in turned)
 
     def _can_leave_out_padding(self, mask: torch.Tensor) -> bool:
         """Whether there is padding, and the attention can be told where the images of a packed batch begin.
@@ -252,7 +294,7 @@ class CharmModel(CharmPreTrainedModel):
         implementation, on_cpu = self.backbone.config._attn_implementation, mask.device.type == "cpu"
         if implementation == PACKED_SDPA and not on_cpu and self.config._attn_implementation != PACKED_SDPA:
             return False  # nobody asked for nested tensors, whose bookkeeping costs time
-        if not can_pack(implementation) or bool(mask.all()):
+        if not can_pack(implementation) or not self.row.passes_bounds or bool(mask.all()):
             return False
         if not self.training:
             return True
@@ -260,28 +302,59 @@ class CharmModel(CharmPreTrainedModel):
         drops_images = getattr(self.backbone.config, "drop_path_rate", 0.0) > 0
         return not (drops_images or (checkpoints and not on_cpu))
 
-    def _encode_padded(self, embeddings: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def _encode_padded(
+        self, embeddings: torch.Tensor, mask: torch.Tensor, rotations: tuple[torch.Tensor, ...]
+    ) -> torch.Tensor:
         """Encode embeddings (B, T, d) whose padding is masked (B, T)."""
         attention_mask = create_bidirectional_mask(
             config=self.backbone.config, inputs_embeds=embeddings, attention_mask=mask
         )
-        return self._run_layers(embeddings, attention_mask).masked_fill(~mask[..., None], 0)
+        return self._run_layers(embeddings, attention_mask, rotations).masked_fill(~mask[..., None], 0)
 
-    def _encode_packed(self, embeddings: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    def _encode_packed(
+        self, embeddings: torch.Tensor, tokens: torch.Tensor, rotations: tuple[torch.Tensor, ...]
+    ) -> torch.Tensor:
         """Encode the tokens of a batch (B, T, d) as one sequence without padding; on a CPU as several."""
         encoded = []
         for pack in pack_images(tokens.sum(1)):
             present = tokens[pack]
-            packed = self._run_layers(embeddings[pack][present][None], None, **packing_arguments(present.sum(1)))
+            packed = self._run_layers(
+                embeddings[pack][present][None],
+                None,
+                tuple(part[pack][present][None] for part in rotations),
+                **packing_arguments(present.sum(1)),
+            )
             encoded.append(packed.new_zeros(embeddings[pack].shape).masked_scatter(present[..., None], packed))
         return torch.cat(encoded)
 
     def _run_layers(
-        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, **kwargs: Any
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        rotations: tuple[torch.Tensor, ...],
+        **kwargs: Any,
     ) -> torch.Tensor:
+        if rotations:
+            kwargs["position_embeddings"] = tuple(part[:, None] for part in rotations)
         for layer in self.backbone.get_submodule(self.row.layers):
             hidden_states = layer(hidden_states, attention_mask, **kwargs)
-        return self.backbone.get_submodule(self.row.norm)(hidden_states)
+        return self._norm(self.row.norm, hidden_states)
+
+    def _pool(self, hidden_states: torch.Tensor, mask: torch.Tensor, num_prefix: int) -> torch.Tensor:
+        """What the head sees, (B, 2d) or (B, d), of hidden states whose padding is zero and their mask (B, T)."""
+        if self.row.pooled_norm is not None:
+            hidden_states = self._norm(self.row.pooled_norm, hidden_states).masked_fill(~mask[..., None], 0)
+        count = mask[:, num_prefix:].sum(1, keepdim=True).clamp(min=1)
+        mean = hidden_states[:, num_prefix:].sum(1) / count.to(hidden_states.dtype)
+        if self.config.pooling == "mean":
+            return mean
+        if self.config.pooling == "cls":
+            return torch.cat([hidden_states[:, 0], mean], dim=-1)
+        head: Any = self.backbone.get_submodule(str(self.row.pooling_head))
+        probe = head.probe.expand(hidden_states.shape[0], -1, -1)
+        pooled = head.attention(probe, hidden_states, hidden_states, key_padding_mask=~mask, need_weights=False)[0]
+        pooled = pooled + head.mlp(head.layernorm(pooled))
+        return torch.cat([pooled[:, 0], mean], dim=-1)
 
     def _check_inputs(self, pixel_values: torch.Tensor, spatial_shapes: torch.Tensor) -> None:
         channels, patch_size = self.backbone.config.num_channels, self.config.patch_size
@@ -306,21 +379,14 @@ class CharmModel(CharmPreTrainedModel):
             )
 
 
-def _pool(hidden_states: torch.Tensor, mask: torch.Tensor, num_prefix: int) -> torch.Tensor:
-    """CLS (B, d) beside the mean of the true patches, of hidden states whose padding is zero and their mask (B, T)."""
-    count = mask[:, num_prefix:].sum(1, keepdim=True).clamp(min=1)
-    mean = hidden_states[:, num_prefix:].sum(1) / count.to(hidden_states.dtype)
-    return torch.cat([hidden_states[:, 0], mean], dim=-1)
-
-
 @dataclass
 class CharmAestheticOutput(AestheticOutput):
     """What [`CharmForAestheticScoring`] returns: the fields of [`AestheticOutput`], and those of the encoder.
 
     Attributes:
-        last_hidden_state: (B, 1+R+L, d) after the final layernorm: CLS, R register tokens, patch tokens. Rows of
-            padding hold no information.
-        pooler_output: (B, 2d) CLS beside the mean of the true patch tokens.
+        last_hidden_state: (B, 1+R+L, d): CLS and R register tokens, where the encoder has them, and patch tokens. Rows
+            of padding hold no information.
+        pooler_output: (B, 2d) or (B, d), see [`CharmModel`].
         hidden_states, attentions: of every layer, when asked for.
     """
 
@@ -335,7 +401,7 @@ class CharmForAestheticScoring(CharmPreTrainedModel):
         self.num_labels = config.num_labels
         self.charm = CharmModel(config)
         self.dropout = nn.Dropout(config.classifier_dropout)
-        self.classifier = nn.Linear(2 * config.hidden_size, config.num_labels)
+        self.classifier = nn.Linear(config.pooled_size, config.num_labels)
         self.post_init()
 
     @classmethod
@@ -351,28 +417,31 @@ class CharmForAestheticScoring(CharmPreTrainedModel):
         Of a Charm checkpoint the scale embeddings are taken, too; the head is new.
 
         Args:
-            backbone: repository or local folder of a checkpoint of a type in `BACKBONES` or of Charm, such a model, or
-                its configuration (random weights).
+            backbone: repository or local folder of a checkpoint of a type in `BACKBONES`, of two towers (CLIP, SigLIP)
+                whose vision tower is one, or of Charm; such a model, or its configuration (random weights).
             dataset: take head, bins and score range from the preset of a published dataset.
             backbone_kwargs: for the backbone's `from_pretrained` (`revision`, `cache_dir`, `token`, …).
             config_kwargs: for [`CharmConfig`].
 
         Raises:
-            ValueError: for another type of backbone; the message lists those supported.
+            ValueError: for another type of backbone, the message lists those supported; or if weights are missing.
         """
         source = _load_source(backbone, backbone_kwargs or {})
-        found = backbone if source is None else source.config
+        found, inherited = (backbone if source is None else source.config), {}
         if isinstance(found, CharmConfig):
-            config_kwargs = {"num_scales": found.num_scales, "position_mode": found.position_mode, **config_kwargs}
-            if source is not None and config_kwargs["num_scales"] != found.num_scales:
+            names = ("num_scales", "position_mode", "pooling", "pixel_statistics")
+            inherited = {name: getattr(found, name) for name in names}
+            if source is not None and config_kwargs.get("num_scales", found.num_scales) != found.num_scales:
                 raise ValueError(f"The Charm checkpoint has {found.num_scales} scales, got {config_kwargs}.")
             found = found.backbone_config
+        elif not isinstance(backbone, (PretrainedConfig, PreTrainedModel)):
+            inherited["pixel_statistics"] = pixel_statistics(backbone, **(backbone_kwargs or {})) or None
         build = CharmConfig if dataset is None else partial(CharmConfig.for_dataset, dataset)
-        model = cls(build(backbone_config=found, **config_kwargs))
+        model = cls(build(backbone_config=found, **{**inherited, **config_kwargs}))
         if isinstance(source, CharmModel):
             model.charm.load_state_dict(source.state_dict())
         elif source is not None:
-            unused = get_backbone(source.config.model_type).unused
+            unused = model.charm.row.unused_parts(model.config.pooling)
             weights = {name: value for name, value in source.state_dict().items() if name.split(".")[0] not in unused}
             model.charm.backbone.load_state_dict(weights, strict=True)
         return model
@@ -429,12 +498,16 @@ def _load_source(backbone: Any, options: Mapping[str, Any]) -> PreTrainedModel |
     if isinstance(backbone, PretrainedConfig):
         return None
     if isinstance(backbone, PreTrainedModel):
-        return backbone.base_model
+        return vision_tower(backbone)
     config = AutoConfig.from_pretrained(backbone, **options)
     if isinstance(config, CharmConfig):
         return CharmModel.from_pretrained(backbone, **options)
-    get_backbone(config.model_type)  # refuses an unsupported type before its weights are fetched
-    return AutoModel.from_pretrained(backbone, **options)
+    tower = as_backbone_config(config)  # refuses an unsupported type before its weights are fetched
+    source, loaded = AutoModel.from_pretrained(backbone, config=tower, output_loading_info=True, **options)
+    unused = get_backbone(tower.model_type).unused
+    missing = [name for name in loaded["missing_keys"] if set(unused).isdisjoint(name.split("."))]
+    refuse_misfit(type(source).__name__, backbone, missing=missing)
+    return source
 
 
 __all__ = ["CharmForAestheticScoring", "CharmModel", "CharmPreTrainedModel"]

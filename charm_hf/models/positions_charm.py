@@ -1,15 +1,18 @@
-"""Where a token stands in the grid of its scale, and its row of the position table there: pure tensor functions.
+"""Where a token stands in the grid of its scale, and its row of a table or its rotation there: pure tensor functions.
 
 They hold for any grid, differentiate with respect to the table and trace without knowing sizes as numbers.
 """
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 
 import torch
 
 
+# How a table is resized to a grid: torch's bicubic, or with a filter that widens where the grid is smaller.
+INTERPOLATIONS = ("bicubic", "antialiased bicubic", "antialiased bilinear")
 # By how many rows and columns the released code overstates each grid when it interpolates.
 REFERENCE_EXCESS = 0.1
 
@@ -44,16 +47,16 @@ def grid_sizes(scale_ids: torch.Tensor, spatial_shapes: torch.Tensor) -> torch.T
     return spatial_shapes.gather(1, scale_ids[..., None].expand(-1, -1, 2)).clamp(min=1).float()
 
 
-def bicubic_weights(
-    positions: torch.Tensor, sizes: torch.Tensor, table_size: int, antialias: bool = False
+def axis_weights(
+    positions: torch.Tensor, sizes: torch.Tensor, table_size: int, interpolation: str = "bicubic"
 ) -> torch.Tensor:
-    """Weights with which torch's bicubic interpolation mixes the entries of a table, along one axis.
+    """Weights with which torch's interpolation mixes the entries of a table, along one axis.
 
     Args:
         positions: (...) rows, or columns, of the grid that the table is resized to.
         sizes: (...) number of rows of that grid, which need not be whole.
         table_size: number of the table's entries.
-        antialias: widen the filter when the grid is smaller than the table, with torch's other cubic coefficient.
+        interpolation: of `INTERPOLATIONS`.
 
     Returns:
         (..., table_size) float32, which add up to 1.
@@ -61,8 +64,10 @@ def bicubic_weights(
     scale = (table_size / sizes)[..., None]
     centres = (positions[..., None] + 0.5) * scale - 0.5
     entries = torch.arange(table_size, device=centres.device, dtype=torch.float32)
-    if antialias:
-        weights = _cubic((entries - centres) / scale.clamp(min=1), -0.5)
+    if interpolation != "bicubic":
+        distances = (entries - centres) / scale.clamp(min=1)
+        bilinear = interpolation == "antialiased bilinear"
+        weights = (1 - distances.abs()).clamp(min=0) if bilinear else _cubic(distances, -0.5)
         return weights / weights.sum(-1, keepdim=True)
     taps = centres.floor() + torch.arange(-1, 3, device=centres.device)
     weights = _cubic(taps - centres, -0.75)
@@ -79,7 +84,7 @@ def _cubic(x: torch.Tensor, a: float) -> torch.Tensor:
 
 
 def sample_table(
-    table: torch.Tensor, positions: torch.Tensor, sizes: torch.Tensor, antialias: bool = False
+    table: torch.Tensor, positions: torch.Tensor, sizes: torch.Tensor, interpolation: str = "bicubic"
 ) -> torch.Tensor:
     """Read a square table of position embeddings at the tokens' places, as if it were resized to each token's grid.
 
@@ -87,13 +92,13 @@ def sample_table(
         table: (S·S, d), row by row.
         positions: (B, L, 2) row and column of each token.
         sizes: (B, L, 2) rows and columns of its grid, which need not be whole.
-        antialias: see [`bicubic_weights`].
+        interpolation: of `INTERPOLATIONS`.
 
     Returns:
         (B, L, d) in the table's dtype.
     """
     side = int(table.shape[0] ** 0.5)
-    rows, columns = bicubic_weights(positions, sizes, side, antialias).unbind(-2)
+    rows, columns = axis_weights(positions, sizes, side, interpolation).unbind(-2)
     weights = (rows[..., :, None] * columns[..., None, :]).flatten(-2)
     # In float32 also under autocast, as the backbones interpolate.
     device = table.device.type
@@ -101,4 +106,50 @@ def sample_table(
         return (weights @ table.float()).to(table.dtype)
 
 
-__all__ = ["grid_sizes", "raster_order", "sample_table"]
+def patch_centres(positions: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
+    """Row and column of the centres of patches, from -1 to 1 across the grid.
+
+    Args:
+        positions: (B, L, 2). sizes: (B, L, 2) rows and columns of the grids.
+    """
+    return 2 * (positions + 0.5) / sizes - 1
+
+
+def jitter_centres(
+    centres: torch.Tensor, shift: float | None, jitter: float | None, rescale: float | None
+) -> torch.Tensor:
+    """Move and stretch all centres (B, L, 2) of a batch by random amounts, as DINOv3 does in training.
+
+    Args:
+        shift: most that is added to an axis. jitter: most by which an axis is stretched. rescale: most by which both
+            axes are stretched together. `None` for none.
+    """
+    if shift is not None:
+        centres = centres + centres.new_empty(2).uniform_(-shift, shift)
+    for most, axes in ((jitter, 2), (rescale, 1)):
+        if most is not None:
+            centres = centres * centres.new_empty(axes).uniform_(-math.log(most), math.log(most)).exp()
+    return centres
+
+
+def rotate_by(
+    centres: torch.Tensor, head_size: int, base: float, num_prefix: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines and sines that turn the queries and keys of an encoder with rotary positions.
+
+    Args:
+        centres: (B, L, 2), see [`patch_centres`].
+        head_size: D, of one attention head; a multiple of 4.
+        base: of the frequencies.
+        num_prefix: number of tokens in front, which are not turned.
+
+    Returns:
+        Two float32 tensors (B, num_prefix+L, D).
+    """
+    exponents = torch.arange(0, 1, 4 / head_size, dtype=torch.float32, device=centres.device)
+    angles = 2 * math.pi * centres[..., None] * (1 / base**exponents)
+    angles = torch.nn.functional.pad(angles.flatten(-2).repeat(1, 1, 2), (0, 0, num_prefix, 0))
+    return angles.cos(), angles.sin()
+
+
+__all__ = ["grid_sizes", "jitter_centres", "patch_centres", "raster_order", "rotate_by", "sample_table"]

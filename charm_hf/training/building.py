@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
 from transformers import AutoConfig
-from transformers.image_processing_base import ImageProcessingMixin
 
 from charm_hf.data import LabelScale
+from charm_hf.models.backbones_charm import pixel_statistics
 from charm_hf.models.configuration_charm import CharmConfig
 from charm_hf.models.image_processing_charm import CharmImageProcessor
 from charm_hf.models.modeling_charm import CharmForAestheticScoring
@@ -63,9 +62,8 @@ def build_model(
     if AutoConfig.from_pretrained(source).model_type != CharmConfig.model_type:
         return CharmForAestheticScoring.from_backbone(source, **head, **options)
     old = CharmConfig.from_pretrained(source)
-    config = CharmConfig(
-        backbone_config=old.backbone_config, num_scales=old.num_scales, position_mode=old.position_mode, **head
-    )
+    kept = ("backbone_config", "num_scales", "position_mode", "pooling", "pixel_statistics")
+    config = CharmConfig(**{name: getattr(old, name) for name in kept}, **head)
     return CharmForAestheticScoring.from_pretrained(source, config=config, ignore_mismatched_sizes=True)
 
 
@@ -86,15 +84,6 @@ def build_processor(
         fitting = {"patch_size": config.patch_size, "num_scales": config.num_scales, **fitting}
         return CharmImageProcessor.from_pretrained(source, **fitting)
     return CharmImageProcessor.for_model(config, dataset_name, **fitting)
-
-
-def pixel_statistics(source: str | None) -> dict[str, Any]:
-    """`image_mean` and `image_std` that a checkpoint was pretrained with, as its own image processor states them."""
-    stated: dict[str, Any] = {}
-    if source is not None:
-        with suppress(OSError):  # it has none
-            stated, _ = ImageProcessingMixin.get_image_processor_dict(source)
-    return {name: stated[name] for name in ("image_mean", "image_std") if stated.get(name) is not None}
 
 
 def label_column(loss: str, config: Any, columns: Sequence[str]) -> str:

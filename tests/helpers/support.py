@@ -5,13 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from transformers import Dinov2Config, Dinov2WithRegistersConfig, PretrainedConfig, ViTConfig
+from transformers import AutoConfig, PretrainedConfig
 
 from charm_hf import CharmForAestheticScoring, CharmImageProcessor
 
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
-BACKBONES = ("dinov2", "dinov2_with_registers", "vit")
+# One type of each kind: what a part is called, what stands in front, how positions are told.
+BACKBONES = (
+    *("dinov2", "dinov2_with_registers", "vit"),
+    *("siglip_vision_model", "clip_vision_model", "siglip2_vision_model", "dinov3_vit"),
+)
 
 
 def photo_path(name: str) -> str:
@@ -24,11 +28,15 @@ def photo_path(name: str) -> str:
 
 
 def tiny_backbone_config(model_type: str, **overrides: object) -> PretrainedConfig:
-    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, **overrides}
-    if model_type == "vit":
-        return ViTConfig(**{"intermediate_size": 64, "patch_size": 16, "image_size": 80, **shape})
-    config_class = {"dinov2": Dinov2Config, "dinov2_with_registers": Dinov2WithRegistersConfig}[model_type]
-    return config_class(**{"mlp_ratio": 2, "patch_size": 14, "image_size": 70, **shape})
+    fields = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    if model_type.startswith("dinov2"):
+        fields |= {"mlp_ratio": 2, "patch_size": 14, "image_size": 70}
+    else:
+        fields |= {"intermediate_size": 64, "patch_size": 16}
+        fields |= {"num_patches": 25} if model_type == "siglip2_vision_model" else {"image_size": 80}
+    if model_type == "dinov3_vit":
+        fields |= {"num_register_tokens": 3, "pos_embed_rescale": None}
+    return AutoConfig.for_model(model_type, **{**fields, **overrides})
 
 
 def tiny_model(model_type: str = "vit", seed: int = 0, **kwargs: object) -> CharmForAestheticScoring:

@@ -11,15 +11,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from support import BACKBONES, FIXTURES, photo_path, tiny_backbone_config, tiny_model, tiny_processor
 from torch import nn
-from transformers import AutoModel, BertConfig, CLIPVisionConfig, ViTConfig
+from transformers import (
+    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageClassification,
+    BertConfig,
+    PreTrainedModel,
+    ViTConfig,
+)
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from charm_hf import CharmConfig, CharmForAestheticScoring, CharmImageProcessor, CharmModel
-from charm_hf.models.backbones_charm import get_backbone
-from charm_hf.models.positions_charm import bicubic_weights, grid_sizes, raster_order, sample_table
+from charm_hf.models.backbones_charm import BACKBONES as TABLE
+from charm_hf.models.backbones_charm import as_backbone_config, get_backbone
+from charm_hf.models.positions_charm import INTERPOLATIONS, axis_weights, grid_sizes, raster_order, sample_table
 from charm_hf.models.scores_charm import distribution_moments, emd_loss
+
+
+TWO_TOWERS = {"clip": "clip_vision_model", "siglip": "siglip_vision_model", "siglip2": "siglip2_vision_model"}
 
 
 def some_photos() -> list[np.ndarray]:
@@ -68,35 +82,148 @@ def test_what_stands_in_the_padding_does_not_matter() -> None:
 # --- The backbone ----------------------------------------------------------------------------------------------------
 
 
+def run_plain(plain: PreTrainedModel, pixels: torch.Tensor) -> BaseModelOutputWithPooling:
+    """What a native encoder makes of normalized pixels (3, H, W)."""
+    model_type, size = plain.config.model_type, plain.config.patch_size
+    rows, columns = pixels.shape[1] // size, pixels.shape[2] // size
+    options: dict = {"output_hidden_states": True}
+    if model_type == "siglip2_vision_model":
+        patches = pixels.unflatten(2, (columns, size)).unflatten(1, (rows, size)).permute(1, 3, 2, 4, 0)
+        mask = torch.ones(1, rows * columns, dtype=torch.int64)
+        shapes = torch.tensor([[rows, columns]])
+        flat = patches.reshape(1, rows * columns, -1)
+        return plain(pixel_values=flat, pixel_attention_mask=mask, spatial_shapes=shapes, **options)
+    if model_type == "vit_mae":  # hides patches, in an order given by noise
+        options["noise"] = torch.arange(rows * columns, dtype=torch.float32)[None]
+        plain.config.mask_ratio = 0.0
+    if not model_type.startswith("dino"):
+        options["interpolate_pos_encoding"] = True
+    return plain(pixels[None], **options)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("grid", [(5, 5), (3, 7), (9, 6)])
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_native_tokens_give_the_plain_backbones_hidden_states(backbone: str, grid: tuple[int, int]) -> None:
-    model = tiny_model(backbone)
+@pytest.mark.parametrize("backbone", TABLE)
+def test_native_tokens_give_the_plain_backbones_hidden_states(
+    backbone: str, grid: tuple[int, int], attention: str
+) -> None:
+    pooling = "attention" if get_backbone(backbone).pooling_head else None
+    model = tiny_model(backbone, pooling=pooling)
     with torch.no_grad():
         for parameter in model.charm.backbone.parameters():
             parameter.div_(4)  # values near 1, so that 1e-5 is a matter of arithmetic and not of magnitude
         model.charm.embeddings.scale_embeddings.zero_()
+    model.set_attn_implementation(attention)
     processor = tiny_processor(model)
     size = model.config.patch_size
     pixels = torch.rand(3, grid[0] * size, grid[1] * size, generator=torch.Generator().manual_seed(0))
     ours = model(**processor(pixels), output_hidden_states=True)
     mean, std = (torch.tensor(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
-    plain = AutoModel.from_config(model.config.backbone_config).eval()
-    plain.load_state_dict(model.charm.backbone.state_dict(), strict=backbone != "vit")  # ViT's pooler is not ours
-    options = {"interpolate_pos_encoding": True} if backbone == "vit" else {}
-    theirs = plain(((pixels - mean) / std)[None], output_hidden_states=True, **options)
+    plain = AutoModel.from_config(model.config.backbone_config, attn_implementation=attention).eval()
+    lacking = plain.load_state_dict(model.charm.backbone.state_dict(), strict=False)
+    assert not lacking.unexpected_keys
+    assert all(name.startswith("pooler") for name in lacking.missing_keys)  # ViT's is not ours
+    theirs = run_plain(plain, (pixels - mean) / std)
     assert torch.allclose(ours.last_hidden_state, theirs.last_hidden_state, atol=1e-5)
     assert len(ours.hidden_states) == len(theirs.hidden_states) == 3
     for one, other in zip(ours.hidden_states, theirs.hidden_states, strict=True):
         assert torch.allclose(one, other, atol=1e-5)
+    if pooling or backbone == "clip_vision_model":
+        assert torch.allclose(ours.pooler_output[:, :32], theirs.pooler_output, atol=1e-5)
+
+
+def test_photos_of_other_shapes_in_a_padded_batch_have_the_rotations_of_the_plain_encoder() -> None:
+    model = tiny_model("dinov3_vit")
+    model.set_attn_implementation("sdpa")
+    with torch.no_grad():
+        for parameter in model.charm.backbone.parameters():
+            parameter.div_(4)
+        model.charm.embeddings.scale_embeddings.zero_()
+    generator = torch.Generator().manual_seed(0)
+    photos = [torch.rand(3, 16 * rows, 16 * columns, generator=generator) for rows, columns in [(14, 14), (10, 20)]]
+    plain = AutoModel.from_config(model.config.backbone_config).eval()
+    plain.load_state_dict(model.charm.backbone.state_dict())
+    mixed = model(**tiny_processor(model, do_normalize=False, max_num_patches=300)(photos)).last_hidden_state
+    for states, photo in zip(mixed, photos, strict=True):
+        expected = plain(photo[None]).last_hidden_state[0]
+        assert torch.allclose(states[: len(expected)], expected, atol=1e-5)
+
+
+def test_coordinates_are_jittered_in_training_as_the_plain_encoder_does() -> None:
+    strong = {"pos_embed_shift": 0.3, "pos_embed_jitter": 1.5, "pos_embed_rescale": 2.0}
+    config = tiny_backbone_config("dinov3_vit", **strong)
+    model = CharmForAestheticScoring.from_backbone(config, num_scales=1, classifier_dropout=0.0)
+    plain = AutoModel.from_config(config)
+    plain.load_state_dict(model.charm.backbone.state_dict())
+    pixels = torch.rand(3, 64, 96, generator=torch.Generator().manual_seed(0))
+    inputs = tiny_processor(model, do_normalize=False)(pixels)
+    states = []
+    for training in (False, True):
+        torch.manual_seed(7)
+        states.append(model.train(training)(**inputs).last_hidden_state)
+        torch.manual_seed(7)
+        assert torch.allclose(states[-1], plain.train(training)(pixels[None]).last_hidden_state, atol=1e-5)
+    assert not torch.allclose(*states, atol=1e-4)
 
 
 def test_other_backbones_are_refused_with_a_list_of_those_supported() -> None:
-    for config in (BertConfig(), CLIPVisionConfig()):
-        with pytest.raises(ValueError, match="dinov2, dinov2_with_registers, vit"):
-            CharmForAestheticScoring.from_backbone(config)
+    with pytest.raises(ValueError, match=r"dinov2, dinov2_with_registers, .*siglip2.*CONTRIBUTING"):
+        CharmForAestheticScoring.from_backbone(BertConfig())
     with pytest.raises(ValueError, match="'resnet'"):
         CharmConfig(backbone_config={"model_type": "resnet"})
+
+
+def test_a_type_that_this_transformers_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TABLE, "dinov9", TABLE["dinov2"])
+    with pytest.raises(ValueError, match=rf"{transformers.__version__} does not know 'dinov9' yet"):
+        CharmConfig(backbone_config={"model_type": "dinov9"})
+
+
+@pytest.mark.parametrize(("whole", "tower"), TWO_TOWERS.items())
+def test_of_two_towers_the_vision_tower_is_taken_with_its_weights_and_pixel_statistics(
+    whole: str, tower: str, tmp_path: Path
+) -> None:
+    text = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = tiny_backbone_config(tower).to_dict()
+    towers = AutoModel.from_config(AutoConfig.for_model(whole, text_config=text, vision_config=vision))
+    towers.save_pretrained(tmp_path)
+    stated = {"image_mean": [0.1, 0.2, 0.3], "rescale_factor": 1 / 127.5, "patch_size": 99}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(stated))
+    for given in (str(tmp_path), towers, towers.vision_model):
+        model = CharmForAestheticScoring.from_backbone(given, dataset="ava", pooling=None)
+        weights, native = model.charm.backbone.state_dict(), towers.vision_model.state_dict()
+        assert all(torch.equal(value, native[name]) for name, value in weights.items())
+        assert model.config.backbone_config.model_type == tower
+    model = CharmForAestheticScoring.from_backbone(str(tmp_path))
+    assert as_backbone_config(model.config.backbone_config)._name_or_path == str(tmp_path)
+    model.save_pretrained(tmp_path / "charm")
+    for config in (model.config, CharmConfig.from_pretrained(tmp_path / "charm")):
+        processor = CharmImageProcessor.for_model(config)
+        assert (processor.image_mean, processor.rescale_factor) == ([0.1, 0.2, 0.3], 1 / 127.5)
+        assert processor.image_std == list(get_backbone(tower).image_std)
+        assert processor.patch_size == 16
+
+
+def test_weights_that_an_encoder_lacks_are_named(tmp_path: Path) -> None:
+    AutoModel.from_config(tiny_backbone_config("dinov3_vit", num_hidden_layers=1)).save_pretrained(tmp_path)
+    tiny_backbone_config("dinov3_vit").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"missing: model\.layer\.1"):
+        CharmForAestheticScoring.from_backbone(str(tmp_path))
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean", "attention"])
+def test_what_the_head_sees_can_be_chosen(pooling: str, tmp_path: Path) -> None:
+    backbone = "dinov3_vit" if pooling == "cls" else "siglip2_vision_model"
+    model = tiny_model(backbone, pooling=pooling)
+    inputs = tiny_processor(model)(some_photos())
+    pooled = model(**inputs).pooler_output
+    assert pooled.shape == (4, model.config.pooled_size) == (4, 32 if pooling == "mean" else 64)
+    model.save_pretrained(tmp_path)
+    loaded = CharmForAestheticScoring.from_pretrained(tmp_path)
+    assert loaded.config.pooling == pooling
+    assert torch.equal(scores_of(loaded, inputs), scores_of(model, inputs))
+    alone = torch.cat([model(**tiny_processor(model)(photo)).pooler_output for photo in some_photos()])
+    assert torch.allclose(pooled, alone, atol=1e-4)
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -110,11 +237,11 @@ def test_pretrained_weights_are_taken_from_a_folder_a_model_or_a_classifier(back
         assert weights
         assert all(torch.equal(value, source.state_dict()[name]) for name, value in weights.items())
         assert model.config.head == "regression"
-    from transformers import AutoModelForImageClassification
-
+    if type(source.config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
+        return
     classifier = AutoModelForImageClassification.from_config(tiny_backbone_config(backbone))
     model = CharmForAestheticScoring.from_backbone(classifier)
-    name = "embeddings.position_embeddings"
+    name = next(name for name in model.charm.backbone.state_dict() if "position_embedding" in name)
     assert torch.equal(model.charm.backbone.state_dict()[name], classifier.base_model.state_dict()[name])
 
 
@@ -125,7 +252,8 @@ def test_every_trainable_parameter_of_a_loaded_model_gets_a_gradient(backbone: s
     model(**tiny_processor(model)(some_photos()), labels=torch.tensor([2.0, 4.0, 6.0, 8.0])).loss.backward()
     without = [name for name, value in model.named_parameters() if value.requires_grad and value.grad is None]
     assert without == []
-    assert model.charm.backbone.embeddings.position_embeddings.grad.abs().sum() > 0
+    for name, value in model.charm.backbone.embeddings.named_parameters():
+        assert not value.requires_grad or value.grad.abs().sum() > 0, name
     assert model.charm.embeddings.scale_embeddings.grad.abs().sum() > 0
 
 
@@ -199,29 +327,42 @@ def test_reference_positions_are_the_released_ones_and_exact_ones_are_not(case: 
 
 
 @pytest.mark.parametrize("grid", [(1, 1), (5, 5), (3, 7), (9, 6), (40, 2)])
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", [name for name, row in TABLE.items() if row.position_table is not None])
 def test_each_token_gets_the_row_that_the_backbones_own_interpolation_gives_its_place(
     backbone: str, grid: tuple[int, int]
 ) -> None:
-    native = AutoModel.from_config(tiny_backbone_config(backbone)).embeddings
-    nn.init.normal_(native.position_embeddings, generator=torch.Generator().manual_seed(0))
+    config = tiny_backbone_config(backbone)
+    native = AutoModel.from_config(config).embeddings
+    table = getattr(native, get_backbone(backbone).position_table)
+    table = table.weight.data if isinstance(table, nn.Module) else table.data[0]
+    nn.init.normal_(table, generator=torch.Generator().manual_seed(0))
     rows, columns = grid
-    size = 16 if backbone == "vit" else 14
-    expected = native.interpolate_pos_encoding(torch.empty(1, 1 + rows * columns, 32), rows * size, columns * size)
+    in_front = len(table) - 25
+    if backbone == "siglip2_vision_model":
+        resize = native.resize_positional_embeddings
+        expected = resize(table.view(5, 5, -1), torch.tensor([grid]), max_length=rows * columns)
+    else:
+        states = torch.empty(1, in_front + rows * columns, 32)
+        expected = native.interpolate_pos_encoding(states, rows * config.patch_size, columns * config.patch_size)
     places = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).view(1, -1, 2)
     sizes = grid_sizes(torch.zeros(1, rows * columns, dtype=torch.int64), torch.tensor([[grid]]))
-    table, antialias = native.position_embeddings[0, 1:], get_backbone(backbone).antialias
-    assert torch.allclose(sample_table(table, places, sizes, antialias), expected[:, 1:], atol=3e-5)
+    ours = sample_table(table[in_front:], places, sizes, get_backbone(backbone).interpolation)
+    assert torch.allclose(ours, expected[:, -rows * columns :], atol=3e-5)
 
 
-@pytest.mark.parametrize("antialias", [False, True])
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 @pytest.mark.parametrize("size", [3, 7, 37, 50])
-def test_bicubic_weights_are_torchs(size: int, antialias: bool) -> None:
+def test_the_weights_of_an_axis_are_torchs(size: int, interpolation: str) -> None:
     table = torch.randn(37, generator=torch.Generator().manual_seed(0))
+    *antialias, mode = interpolation.split()
     expected = nn.functional.interpolate(
-        table[None, None, None], size=(1, size), mode="bicubic", align_corners=False, antialias=antialias
-    ).flatten()
-    weights = bicubic_weights(torch.arange(size), torch.full((size,), size), 37, antialias)
+        table[None, None, :, None].expand(-1, -1, -1, size),
+        size=(size, size),
+        mode=mode,
+        align_corners=False,
+        antialias=bool(antialias),
+    )[0, 0, :, 0]
+    weights = axis_weights(torch.arange(size), torch.full((size,), size), 37, interpolation)
     assert torch.allclose(weights @ table, expected, atol=1e-5)
 
 
