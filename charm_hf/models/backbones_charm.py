@@ -162,7 +162,8 @@ def as_backbone_config(config: PretrainedConfig | dict[str, Any] | None) -> Pret
 
 def vision_tower(model: PreTrainedModel) -> PreTrainedModel:
     """The vision encoder inside a model, whatever stands around it: a head, a text encoder."""
-    return getattr(model.base_model, "vision_model", model.base_model)
+    base = model if hasattr(model, "embeddings") else model.base_model  # which of DINOv3's own model is its layers
+    return getattr(base, "vision_model", base)
 
 
 def pixel_statistics(source: str | os.PathLike | None, **hub_arguments: Any) -> dict[str, Any]:
