@@ -63,12 +63,12 @@ class Backbone:
     image_mean: tuple[float, ...] = tuple(IMAGENET_DEFAULT_MEAN)
     image_std: tuple[float, ...] = tuple(IMAGENET_DEFAULT_STD)
 
-    def unused_parts(self, pooling: str) -> tuple[str, ...]:
+    def unused_parts(self, pooling: str | None) -> tuple[str, ...]:
         """`unused`, and the head that pools by attention where another `pooling` is used."""
         return self.unused if pooling == "attention" else (*self.unused, *filter(None, [self.pooling_head]))
 
 
-_HALVES = {"image_mean": tuple(IMAGENET_STANDARD_MEAN), "image_std": tuple(IMAGENET_STANDARD_STD)}
+_HALVES: dict[str, Any] = {"image_mean": tuple(IMAGENET_STANDARD_MEAN), "image_std": tuple(IMAGENET_STANDARD_STD)}
 _SIGLIP: dict[str, Any] = {
     "layers": "encoder.layers",
     "norm": "post_layernorm",

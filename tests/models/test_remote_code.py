@@ -17,6 +17,7 @@ CODE = {
     "backbones_charm.py",
     "checkpoint_charm.py",
     "configuration_charm.py",
+    "embeddings_charm.py",
     "image_loading_charm.py",
     "image_processing_charm.py",
     "modeling_charm.py",
