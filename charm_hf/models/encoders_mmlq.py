@@ -135,6 +135,13 @@ class HoldsEncoders:
         )
         return [(encoder, frozen) for encoder, frozen in pairs if encoder is not None]
 
+    def get_main_encoder(self) -> PreTrainedModel:
+        """The encoder whose embeddings count as the model's: of text, if it is held, else of images."""
+        held = [encoder for encoder in (self.text_model, self.vision_model) if encoder is not None]
+        if not held:
+            raise NotImplementedError("The model holds no encoder: call `load_encoders()`.")
+        return held[0]
+
     def freeze_encoders(self) -> None:
         """Switch gradients off in the encoders that the configuration freezes, and on in the others."""
         for encoder, frozen in self._encoders():

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import nn
 from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_mmlq import MmlqConfig
 
@@ -159,8 +160,7 @@ class MmlqReplaceableLayer(nn.Module):
         return {name: self.layers["shared" if shared else name](states) for name, states in queries.items()}
 
 
-@dataclass
-class MmlqFeatures:
+class MmlqFeatures(NamedTuple):
     """What the queries of one modality attend to.
 
     Attributes:
@@ -174,12 +174,37 @@ class MmlqFeatures:
     is_present: torch.Tensor | None = None
 
 
-class MmlqInteractionBlock(nn.Module):
+class MmlqQueries(nn.Module):
+    """The learnable queries (1, Q, d) of each modality, and `no_comment` in place of the textual ones without text."""
+
+    def __init__(self, config: MmlqConfig) -> None:
+        super().__init__()
+        counts = {name: config.num_queries(name) for name in config.modalities}
+        if "textual" in counts:
+            counts["no_comment"] = counts["textual"]
+        for name, count in counts.items():
+            self.register_parameter(name, nn.Parameter(torch.empty(1, count, config.hidden_size)))
+
+    def forward(self, batch_size: int, has_comments: torch.Tensor | None) -> torch.Tensor:
+        """Queries (B, Q, d) before the first block, visual ones in front; `has_comments` (B,), `None`: no image."""
+        queries = {name: value.expand(batch_size, -1, -1) for name, value in self.named_parameters()}
+        if "textual" in queries:
+            unread = queries.pop("no_comment")
+            queries["textual"] = (
+                unread
+                if has_comments is None
+                else torch.where(has_comments[:, None, None], queries["textual"], unread)
+            )
+        return torch.cat(list(queries.values()), dim=1)
+
+
+class MmlqInteractionBlock(GradientCheckpointingLayer):
     """A multi-modal interaction block: self-attention, cross-attention of each modality, feed-forward."""
 
     def __init__(self, config: MmlqConfig) -> None:
         super().__init__()
         modalities = config.modalities
+        self.sizes = {name: config.num_queries(name) for name in modalities}
         self.self_attention = MmlqReplaceableLayer(
             config.self_attention, modalities, lambda: MmlqSelfAttentionLayer(config)
         )
@@ -189,16 +214,23 @@ class MmlqInteractionBlock(nn.Module):
         self.feed_forward = MmlqReplaceableLayer(config.feed_forward, modalities, lambda: MmlqFeedForwardLayer(config))
 
     def forward(
-        self, queries: dict[str, torch.Tensor], features: dict[str, MmlqFeatures]
-    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        """Updated queries and cross-attention weights, both by modality; one without features keeps its queries."""
-        queries = dict(self.self_attention(queries))
+        self, hidden_states: torch.Tensor, *features: torch.Tensor | None
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Updated queries (B, Q, d) of all modalities, and the cross-attention weights by modality.
+
+        Args:
+            hidden_states: (B, Q, d).
+            features: those of [`MmlqFeatures`] for each modality, one after the other, since reentrant checkpointing
+                follows tensors only; without `states` the modality keeps its queries.
+        """
+        parts = hidden_states.split(list(self.sizes.values()), dim=1)
+        queries = dict(self.self_attention(dict(zip(self.sizes, parts, strict=True))))
         attentions: dict[str, torch.Tensor] = {}
-        for name, given in features.items():
-            queries[name], attentions[name] = self.cross_attention[name](
-                queries[name], given.states, given.mask, given.is_present
-            )
-        return self.feed_forward(queries), attentions
+        for index, name in enumerate(self.sizes):
+            states, mask, is_present = features[3 * index : 3 * index + 3]
+            if states is not None:
+                queries[name], attentions[name] = self.cross_attention[name](queries[name], states, mask, is_present)
+        return torch.cat(list(self.feed_forward(queries).values()), dim=1), attentions
 
 
-__all__ = ["MmlqFeatures", "MmlqInteractionBlock"]
+__all__ = ["MmlqFeatures", "MmlqInteractionBlock", "MmlqQueries"]

@@ -14,6 +14,8 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedMode
 from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
@@ -96,7 +98,7 @@ class CharmModel(CharmPreTrainedModel):
         scale_ids: torch.Tensor | None = None,
         patch_positions: torch.Tensor | None = None,
         spatial_shapes: torch.Tensor | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
         """Encode a batch of tokens.
 
@@ -320,14 +322,6 @@ class CharmForAestheticScoring(CharmPreTrainedModel):
             model.charm.backbone.load_state_dict(weights, strict=True)
         return model
 
-    def get_input_embeddings(self) -> nn.Module:
-        """The patch projection."""
-        return self.charm.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the patch projection, (N, C, P, P) to (N, d, 1, 1)."""
-        self.charm.set_input_embeddings(value)
-
     @can_return_tuple
     def forward(
         self,
@@ -338,7 +332,7 @@ class CharmForAestheticScoring(CharmPreTrainedModel):
         spatial_shapes: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         attribute_targets: torch.Tensor | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> CharmAestheticOutput:
         """Score a batch of tokens; the inputs are those of [`CharmModel`].
 

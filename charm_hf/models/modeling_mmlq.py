@@ -12,13 +12,15 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
-from transformers.utils import ModelOutput
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple
+from transformers.utils.output_capturing import capture_outputs
 
 from .checkpoint_charm import CheckpointMixin
 from .configuration_mmlq import MmlqConfig
 from .encoders_mmlq import HUB_ARGUMENTS, HoldsEncoders, find_encoder
-from .interaction_mmlq import MmlqFeatures, MmlqInteractionBlock
+from .interaction_mmlq import MmlqFeatures, MmlqInteractionBlock, MmlqQueries
 from .scores_charm import AestheticOutput, aesthetic_loss, interpret_logits
 
 
@@ -96,6 +98,7 @@ class MmlqPreTrainedModel(CheckpointMixin, PreTrainedModel):
     head_prefix = "head."
     main_input_name = "pixel_values"
     input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
     _no_split_modules = ("MmlqInteractionBlock",)
     # Of the encoders, that is: the queries' own attention is another, and the same under each of these.
     _supports_sdpa = True
@@ -105,8 +108,8 @@ class MmlqPreTrainedModel(CheckpointMixin, PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, nn.ParameterDict):
-            for queries in module.values():
+        if isinstance(module, MmlqQueries):
+            for queries in module.parameters():
                 init.normal_(queries, std=self.config.initializer_range)
 
     @classmethod
@@ -225,6 +228,8 @@ class MmlqModel(HoldsEncoders, MmlqPreTrainedModel):
         text_model: the same for the text encoder.
     """
 
+    _can_record_outputs = {"hidden_states": MmlqInteractionBlock}  # noqa: RUF012
+
     def __init__(
         self,
         config: MmlqConfig,
@@ -234,14 +239,20 @@ class MmlqModel(HoldsEncoders, MmlqPreTrainedModel):
         super().__init__(config)
         self.vision_model = self._hold_encoder("visual", vision_model)
         self.text_model = self._hold_encoder("textual", text_model)
-        self.queries = nn.ParameterDict(
-            {name: nn.Parameter(torch.empty(1, count, config.hidden_size)) for name, count in _count_queries(config)}
-        )
+        self.queries = MmlqQueries(config)
         self.feature_norms = nn.ModuleDict({name: _feature_norm(name, config) for name in config.modalities})
         self.blocks = nn.ModuleList([MmlqInteractionBlock(config) for _ in range(config.num_hidden_layers)])
         self.final_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.freeze_encoders()
         self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Word embeddings of the text encoder; without one, the patch projection of the vision encoder."""
+        return self.get_main_encoder().get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace what [`~MmlqModel.get_input_embeddings`] gives."""
+        self.get_main_encoder().set_input_embeddings(value)
 
     def encode_images(
         self, pixel_values: torch.Tensor, pixel_attention_mask: torch.Tensor | None = None, **vision_inputs: Any
@@ -284,6 +295,7 @@ class MmlqModel(HoldsEncoders, MmlqPreTrainedModel):
         return features, mask.bool()
 
     @can_return_tuple
+    @capture_outputs(tie_last_hidden_states=False)
     def forward(
         self,
         pixel_values: torch.Tensor | None = None,
@@ -297,9 +309,8 @@ class MmlqModel(HoldsEncoders, MmlqPreTrainedModel):
         vision_features: torch.Tensor | None = None,
         vision_attention_mask: torch.Tensor | None = None,
         text_features: torch.Tensor | None = None,
-        output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
-        return_dict: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> MmlqModelOutput:
         """Let the queries read a batch of photos and their comments.
 
@@ -312,16 +323,16 @@ class MmlqModel(HoldsEncoders, MmlqPreTrainedModel):
                 [`~MmlqModel.encode_images`].
             text_features: (B, T, d_t) with `attention_mask`, instead of `input_ids`: the result of
                 [`~MmlqModel.encode_comments`].
-            output_hidden_states: give the queries after every block, too.
             output_attentions: give the attention weights of every block, too.
+            kwargs: `output_hidden_states`: give the queries before the first block and after every block, too, or
+                those of a list of indices.
 
         Raises:
             ValueError: if there is no image, or if tokens are not of the text encoder's vocabulary.
         """
-        with_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         with_attentions = self.config.output_attentions if output_attentions is None else output_attentions
         features: dict[str, MmlqFeatures] = {}
-        if "visual" in self.queries:
+        if "visual" in self.config.modalities:
             if vision_features is None:
                 if pixel_values is None:
                     raise ValueError("Every image needs `pixel_values` or `vision_features`, got neither.")
@@ -333,7 +344,7 @@ class MmlqModel(HoldsEncoders, MmlqPreTrainedModel):
                     spatial_shapes=spatial_shapes,
                 )
             features["visual"] = self._prepare("visual", vision_features, vision_attention_mask)
-        if "textual" in self.queries:
+        if "textual" in self.config.modalities:
             if text_features is None and input_ids is not None:
                 text_features, attention_mask = self.encode_comments(input_ids, attention_mask, token_type_ids)
             if text_features is not None:
@@ -341,11 +352,11 @@ class MmlqModel(HoldsEncoders, MmlqPreTrainedModel):
         batch = next((given.states for given in features.values()), pixel_values)
         if batch is None:
             raise ValueError("Got neither an image nor a comment.")
-        return self._interact(self._start(features, len(batch)), features, bool(with_states), bool(with_attentions))
+        return self._interact(features, len(batch), bool(with_attentions))
 
     def _prepare(self, modality: str, states: torch.Tensor, mask: torch.Tensor | None) -> MmlqFeatures:
         """Bring a modality's features (B, S, width) and their mask (B, S) into the form that the blocks read."""
-        states = self.feature_norms[modality](states.to(self.queries[modality].dtype))
+        states = self.feature_norms[modality](states.to(self.queries.get_parameter(modality).dtype))
         is_present = None
         if modality == "textual":
             mask = torch.ones(states.shape[:2], device=states.device) if mask is None else mask
@@ -355,38 +366,21 @@ class MmlqModel(HoldsEncoders, MmlqPreTrainedModel):
                 is_present = drop_comments(is_present, self.config.comment_dropout)
         return MmlqFeatures(states, None if mask is None else mask.bool(), is_present)
 
-    def _start(self, features: dict[str, MmlqFeatures], batch_size: int) -> dict[str, torch.Tensor]:
-        """Queries (B, Q, d) of each modality before the first block."""
-        queries = {name: self.queries[name].expand(batch_size, -1, -1) for name in self.config.modalities}
-        if "textual" in queries:
-            unread = self.queries["no_comment"].expand(batch_size, -1, -1)
-            given = features["textual"].is_present if "textual" in features else None
-            queries["textual"] = (
-                unread if given is None else torch.where(given[:, None, None], queries["textual"], unread)
-            )
-        return queries
-
-    def _interact(
-        self,
-        queries: dict[str, torch.Tensor],
-        features: dict[str, MmlqFeatures],
-        with_states: bool,
-        with_attentions: bool,
-    ) -> MmlqModelOutput:
-        hidden_states = [torch.cat(list(queries.values()), dim=1)]
+    def _interact(self, features: dict[str, MmlqFeatures], batch_size: int, with_attentions: bool) -> MmlqModelOutput:
+        hidden_states = self.queries(batch_size, features["textual"].is_present if "textual" in features else None)
+        absent = (None, None, None)
+        given = [item for modality in self.config.modalities for item in features.get(modality, absent)]
         attentions: dict[str, list[torch.Tensor]] = {modality: [] for modality in features}
         for block in self.blocks:
-            queries, weights = block(queries, features)
-            if with_states:
-                hidden_states.append(torch.cat(list(queries.values()), dim=1))
+            hidden_states, weights = block(hidden_states, *given)  # type: ignore[call-arg]
             if with_attentions:
                 for modality, weight in weights.items():
                     attentions[modality].append(weight)
-        queries = {modality: self.final_norm(states) for modality, states in queries.items()}
+        hidden_states = self.final_norm(hidden_states)
+        parts = hidden_states.split([self.config.num_queries(name) for name in self.config.modalities], dim=1)
         return MmlqModelOutput(
-            last_hidden_state=torch.cat(list(queries.values()), dim=1),
-            pooler_output=torch.cat([states.mean(dim=1) for states in queries.values()], dim=-1),
-            hidden_states=tuple(hidden_states) if with_states else None,
+            last_hidden_state=hidden_states,
+            pooler_output=torch.cat([part.mean(dim=1) for part in parts], dim=-1),
             visual_attentions=tuple(attentions["visual"]) if attentions.get("visual") else None,
             textual_attentions=tuple(attentions["textual"]) if attentions.get("textual") else None,
         )
@@ -397,12 +391,6 @@ def _feature_norm(modality: str, config: MmlqConfig) -> nn.Module:
     if modality == "textual":
         return nn.Identity()
     return nn.LayerNorm(config.feature_size(modality), eps=config.layer_norm_eps)
-
-
-def _count_queries(config: MmlqConfig) -> list[tuple[str, int]]:
-    """Names and numbers of the learnable queries; `no_comment` replaces the textual ones where there is no text."""
-    counts = [(name, config.num_queries(name)) for name in config.modalities]
-    return counts + [("no_comment", count) for name, count in counts if name == "textual"]
 
 
 class MmlqForAestheticScoring(MmlqPreTrainedModel):
@@ -445,8 +433,9 @@ class MmlqForAestheticScoring(MmlqPreTrainedModel):
 
     # `Trainer` gives a model what its signature names.
     _shared = inspect.signature(MmlqModel.forward)
+    *_inputs, _options = _shared.parameters.values()
     _own = inspect.signature(forward).parameters["labels"]
-    forward.__signature__ = _shared.replace(parameters=[*_shared.parameters.values(), _own])  # type: ignore[attr-defined]
+    forward.__signature__ = _shared.replace(parameters=[*_inputs, _own, _options])  # type: ignore[attr-defined]
 
 
 __all__ = ["MmlqForAestheticScoring", "MmlqModel", "MmlqPreTrainedModel"]

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from transformers import AutoImageProcessor, AutoTokenizer, PretrainedConfig
 from transformers.image_processing_utils import BatchFeature
+from transformers.models.auto.image_processing_auto import get_image_processor_class_from_name
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import TensorType, logging
 
@@ -88,6 +89,15 @@ def check_tokenizer(tokenizer: Any, text_config: PretrainedConfig) -> None:
         )
 
 
+def on_pillow(image_processor: Any) -> Any:
+    """The same image processor with Pillow as its backend, if there is such a one.
+
+    transformers takes torchvision's where that is installed, whose resizing moves scores by 1e-3 (of 1 to 10).
+    """
+    twin = get_image_processor_class_from_name(f"{type(image_processor).__name__}Pil")
+    return image_processor if twin is None else twin.from_dict(image_processor.to_dict())
+
+
 class SquarePlan(NamedTuple):
     """What image processors other than Charm's make of every photo.
 
@@ -105,7 +115,8 @@ class MmlqProcessor(ProcessorMixin):
     mask of zeros, which the model reads as "no comments".
 
     Args:
-        image_processor: the vision encoder's; [`CharmImageProcessor`] for a Charm encoder.
+        image_processor: the vision encoder's; [`CharmImageProcessor`] for a Charm encoder. Pillow is its backend,
+            whatever is installed (see [`on_pillow`]).
         tokenizer: the text encoder's.
         max_text_length (`int`, defaults to 512): number of tokens kept, special ones included.
         comment_separator (`str`, defaults to one space): what stands between two comments.
@@ -119,7 +130,7 @@ class MmlqProcessor(ProcessorMixin):
         comment_separator: str = " ",
         **kwargs: Any,
     ) -> None:
-        super().__init__(image_processor, tokenizer, **kwargs)
+        super().__init__(on_pillow(image_processor), tokenizer, **kwargs)
         if max_text_length < 3:
             raise ValueError(f"`max_text_length` must be at least 3, got {max_text_length}.")
         self.max_text_length = max_text_length

@@ -659,20 +659,26 @@ def test_gradient_checkpointing_gives_the_same_gradients() -> None:
 SHARDED = """
 import torch
 import torch.distributed as dist
+import mmlq_fixtures
 from support import BACKBONES, photo_path, tiny_model, tiny_processor
 from torch.distributed.fsdp import fully_shard
 
 dist.init_process_group("gloo")
-for backbone in BACKBONES:
-    model = tiny_model(backbone)
-    inputs = tiny_processor(model)([photo_path("coffee"), photo_path("chelsea")])
+photos = [photo_path("coffee"), photo_path("chelsea")]
+for backbone in (*BACKBONES, "mmlq"):
+    if backbone == "mmlq":
+        model = mmlq_fixtures.tiny_model(freeze_vision_model=False, freeze_text_model=False, comment_dropout=0.0)
+        inputs = mmlq_fixtures.tiny_processor()(photos, [["great light"], []])
+    else:
+        model = tiny_model(backbone)
+        inputs = tiny_processor(model)(photos)
     with torch.no_grad():
         expected = model(**inputs).scores
     for module in [module for module in model.modules() if type(module).__name__ in model._no_split_modules]:
         fully_shard(module)
     fully_shard(model)
     model.train()(**inputs, labels=torch.tensor([3.0, 4.0])).loss.backward()
-    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
     assert torch.allclose(model.eval()(**inputs).scores, expected, atol=1e-5)
 """
 

@@ -209,6 +209,72 @@ def test_folded_attention_is_attention(masked):
     assert torch.allclose(found, attention.out_proj(torchs.transpose(1, 2).flatten(2)), atol=1e-6)
 
 
+def test_some_layers_hidden_states_can_be_asked_for():
+    model, inputs = tiny_model(), tiny_processor()(photos(), COMMENTS)
+    every = model(**inputs, output_hidden_states=True).hidden_states
+    some = model(**inputs, output_hidden_states=[0, 2]).hidden_states
+    assert [states is None for states in some] == [False, True, False]
+    assert torch.equal(some[2], every[2])
+    assert model(**inputs).hidden_states is None
+
+
+# Quantized, offloaded, with other embeddings.
+
+
+def test_a_model_can_be_quantized_after_loading():
+    model, inputs = tiny_model(), tiny_processor()(photos(), COMMENTS)
+    quantized = torch.ao.quantization.quantize_dynamic(copy.deepcopy(model), {torch.nn.Linear}, dtype=torch.qint8)
+    assert type(quantized.mmlq.blocks[0].cross_attention["visual"].attention.k_proj) is not torch.nn.Linear
+    assert torch.allclose(quantized(**inputs).scores, model(**inputs).scores, atol=0.05)
+
+
+@pytest.mark.parametrize("vision", ["clip", "charm"])
+def test_a_model_can_be_quantized_while_loading(vision, tmp_path):
+    pytest.importorskip("torchao")
+    from torchao.quantization import Int8WeightOnlyConfig
+    from transformers import TorchAoConfig
+
+    model, inputs = tiny_model(vision), tiny_processor(vision)(photos(), COMMENTS)
+    model.save_pretrained(tmp_path)
+    settings = TorchAoConfig(Int8WeightOnlyConfig())
+    quantized = MmlqForAestheticScoring.from_pretrained(tmp_path, quantization_config=settings)
+    assert type(quantized.mmlq.blocks[0].cross_attention["visual"].attention.k_proj.weight) is not torch.nn.Parameter
+    assert torch.allclose(quantized(**inputs).scores, model(**inputs).scores, atol=0.05)
+
+
+@pytest.mark.parametrize("place", ["cpu", "disk", "queries on disk"])
+def test_an_offloaded_model_gives_the_same_scores(place, tmp_path):
+    from accelerate import cpu_offload, disk_offload
+
+    model, inputs = tiny_model(), tiny_processor()(photos(), COMMENTS)
+    expected = model(**inputs).scores
+    if place == "queries on disk":
+        model.save_pretrained(tmp_path / "model")
+        parts = [f"mmlq.{name}" for name, _ in model.mmlq.named_children()]
+        device_map = {"head": "cpu", **dict.fromkeys(parts, "cpu"), "mmlq.queries": "disk"}
+        model = MmlqForAestheticScoring.from_pretrained(
+            tmp_path / "model", device_map=device_map, offload_folder=tmp_path / "offloaded"
+        )
+    elif place == "cpu":
+        cpu_offload(model, execution_device=torch.device("cpu"))
+    else:
+        disk_offload(model, str(tmp_path), execution_device=torch.device("cpu"))
+    assert model.mmlq.queries.visual.device.type == "meta"
+    for _ in range(2):
+        assert torch.allclose(model(**inputs).scores, expected, atol=1e-5)
+
+
+def test_the_embeddings_are_those_of_the_words_or_without_words_of_the_patches():
+    model, inputs = tiny_model(), tiny_processor()(photos(), COMMENTS)
+    expected = model(**inputs).scores
+    assert model.get_input_embeddings() is model.mmlq.text_model.embeddings.word_embeddings
+    model.resize_token_embeddings(50)
+    assert model.config.text_config.vocab_size == 50
+    assert torch.allclose(model(**inputs).scores, expected)
+    silent = MmlqForAestheticScoring.from_encoders(tiny_vision_config("vit"), None, **TINY)
+    assert silent.get_input_embeddings() is silent.mmlq.vision_model.get_input_embeddings()
+
+
 # The parts that can be replaced.
 
 
@@ -324,6 +390,26 @@ def test_adapters_of_any_projection_are_trained():
     adapters = {name: value for name, value in adapted.named_parameters() if "lora_B" in name and "blocks" in name}
     assert any("k_proj" in name for name in adapters)
     assert [name for name, value in adapters.items() if value.grad is None or not value.grad.any()] == []
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("vision", ["clip", "charm"])
+def test_gradient_checkpointing_gives_the_same_gradients(vision, reentrant):
+    still = {"hidden_dropout_prob": 0.0, "comment_dropout": 0.0, "freeze_vision_model": False}
+    text = tiny_text_config(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    model = tiny_model(vision, text, freeze_text_model=reentrant, **still).train()
+    inputs, labels = tiny_processor(vision)(photos(), COMMENTS), torch.arange(1, 41).view(4, 10)
+    gradients = []
+    for checkpointed in (False, True):
+        if checkpointed:
+            model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+            assert all(block.gradient_checkpointing for block in model.mmlq.blocks)
+        model.zero_grad()
+        model(**inputs, labels=labels).loss.backward()
+        gradients.append({name: value.grad for name, value in model.named_parameters() if value.grad is not None})
+    plain, checkpointed = gradients
+    assert plain.keys() == checkpointed.keys()
+    assert all(torch.allclose(plain[name], checkpointed[name], atol=1e-6) for name in plain)
 
 
 @pytest.mark.parametrize(
@@ -563,6 +649,6 @@ def test_the_queries_start_small_and_the_feature_norm_starts_neutral():
     model = MmlqModel(
         MmlqConfig(vision_config=tiny_vision_config(), text_config=tiny_text_config(), **{**TINY, "hidden_size": 256})
     )
-    for queries in model.queries.values():
+    for queries in model.queries.parameters():
         assert queries.std().item() == pytest.approx(0.02, rel=0.2)
     assert torch.equal(model.feature_norms["visual"].weight, torch.ones(16))

@@ -126,6 +126,18 @@ def test_a_saved_processor_prepares_the_same(tmp_path, vision):
     assert type(AutoProcessor.from_pretrained(tmp_path)) is MmlqProcessor
 
 
+def test_pillow_resizes_whatever_is_installed(tmp_path):
+    class CLIPImageProcessor(CLIPImageProcessorPil):
+        """Stands for the one that transformers takes where torchvision is installed."""
+
+    given = CLIPImageProcessor(size={"height": 32, "width": 32}, do_center_crop=False)
+    assert given.to_dict()["image_processor_type"] == "CLIPImageProcessor"
+    processor, expected = MmlqProcessor(given, tiny_tokenizer()), tiny_processor()
+    assert type(processor.image_processor) is CLIPImageProcessorPil
+    assert processor.image_processor.to_dict() == expected.image_processor.to_dict()
+    assert torch.equal(processor(photos())["pixel_values"], expected(photos())["pixel_values"])
+
+
 def test_a_photo_is_squeezed_into_the_encoders_square_unless_asked_otherwise(tmp_path):
     CLIPImageProcessorPil().save_pretrained(tmp_path / "vision")
     tiny_tokenizer().save_pretrained(tmp_path / "text")
