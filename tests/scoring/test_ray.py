@@ -30,12 +30,13 @@ def test_a_datasets_map_adds_the_columns_of_the_table(checkpoint, photos):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # two clusters are started; a busy machine takes minutes for each
 def test_the_ray_example_scores_a_folder_and_parquet_files_on_a_local_cluster(checkpoint, photos, tmp_path):
     pytest.importorskip("ray", reason="needs the extra charm-hf[ray]")
     (photos / "broken.jpg").write_bytes(b"not an image")
     expected = {row.path: row for row in score_images(photos, model=str(checkpoint))}
     command = [sys.executable, str(SCRIPT), "--model", str(checkpoint), "--actors", "2", "--cpus", "0.5"]
-    subprocess.run([*command, str(photos), str(tmp_path / "scores")], check=True, timeout=300)
+    subprocess.run([*command, str(photos), str(tmp_path / "scores")], check=True, timeout=420)
     rows = pq.read_table(tmp_path / "scores").to_pylist()
     assert {row["path"] for row in rows} == set(expected)
     for row in rows:
@@ -45,7 +46,7 @@ def test_the_ray_example_scores_a_folder_and_parquet_files_on_a_local_cluster(ch
     images = {"path": list(expected), "photo": [Path(path).read_bytes() for path in expected]}
     datasets.Dataset.from_dict(images).to_parquet(tmp_path / "photos.parquet")
     again = [*command, "--image-column", "photo", str(tmp_path / "photos.parquet"), str(tmp_path / "again")]
-    subprocess.run(again, check=True, timeout=300)
+    subprocess.run(again, check=True, timeout=420)
     for row in pq.read_table(tmp_path / "again").to_pylist():
         known = expected[row["path"]]
         assert known.score is None or row["score"] == pytest.approx(known.score, abs=2e-5)
