@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import skimage.data
 import sklearn.datasets
 from PIL import Image
@@ -29,6 +30,31 @@ def make_photo(folder: Path, width: int, height: int) -> Path:
     path = folder / f"photo-{width}x{height}.jpg"
     photo.save(path, quality=92)
     return path
+
+
+def unlike_photos(folder: Path, width: int = 1024, height: int = 768) -> dict[str, Path]:
+    """Ten pictures that have little in common, each as a JPEG (quality 92) of about as many pixels."""
+    names = {
+        "stars": "hubble_deep_field.jpg",
+        "a page of text": "page.png",
+        "a portrait": "astronaut.png",
+        "a retina": "retina.jpg",
+        "grass": "grass.png",
+        "bricks": "brick.png",
+        "a cat": "chelsea.png",
+    }
+    pictures = {name: Image.open(wheel_photo(file)).convert("RGB") for name, file in names.items()}
+    pictures = {name: picture.resize((width, height), Image.Resampling.BICUBIC) for name, picture in pictures.items()}
+    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    pictures["noise"] = Image.fromarray(noise)
+    pictures["fog"] = Image.fromarray(noise[:6, :8]).resize((width, height), Image.Resampling.BICUBIC)
+    panorama = Image.open(wheel_photo("rocket.jpg")).convert("RGB")
+    pictures["a 4:1 panorama"] = panorama.resize((2 * width, height // 2), Image.Resampling.BICUBIC)
+    paths = {}
+    for name, picture in pictures.items():
+        paths[name] = folder / f"{name.replace(' ', '-').replace(':', '-')}.jpg"
+        picture.save(paths[name], quality=92)
+    return paths
 
 
 def decode(path: Path) -> None:

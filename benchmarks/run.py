@@ -19,10 +19,11 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import model_rows, tokenizer_rows
+from benchmarks import everyday, model_rows, tokenizer_rows
 from benchmarks.measure import keep_freed_memory
 from benchmarks.peer import DEFAULT_ENVIRONMENT
 from benchmarks.table import HEADER, Row
+from benchmarks.whole_path import bound_rows, rival_rows, split_rows
 
 
 IMPORTS = {"ours": "import charm_hf", "theirs": "from transformers import pipeline, AutoModel, AutoImageProcessor"}
@@ -48,12 +49,14 @@ def import_row(repetitions: int) -> Iterator[Row]:
 def main() -> None:
     """Print the table of the groups asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    groups = ("medium", "bound", "large", "forward", "sizes", "packing", "gmacs", "training", "imports")
-    parser.add_argument("groups", nargs="*", help=f"of {', '.join(groups)}; all if none is named")
+    groups = ("medium", "unlike", "large", "threads", "workers", "command", "forward", "sizes", "packing", "gmacs")
+    groups += ("training", "imports")
+    tables = {"path": split_rows, "bounds": bound_rows, "rivals": rival_rows}
+    parser.add_argument("groups", nargs="*", help=f"of {', '.join((*groups, *tables))}; all if none is named")
     parser.add_argument("--peer-environment", type=Path, default=DEFAULT_ENVIRONMENT)
     parser.add_argument("--repetitions", type=int, default=40, help="of the cheapest rows; others take fewer")
     arguments = parser.parse_args()
-    if unknown := set(arguments.groups) - set(groups):
+    if unknown := set(arguments.groups) - {*groups, *tables}:
         parser.error(f"unknown groups {', '.join(sorted(unknown))}")
     torch.set_num_threads(1)
     keep_freed_memory()
@@ -63,6 +66,10 @@ def main() -> None:
         folder, peer = Path(temporary), arguments.peer_environment
         rows = {
             "medium": lambda: tokenizer_rows.medium_rows(folder, peer, repetitions),
+            "unlike": lambda: tokenizer_rows.unlike_rows(folder, peer, repetitions),
+            "threads": lambda: everyday.thread_rows(folder, repetitions),
+            "workers": lambda: everyday.worker_rows(folder, repetitions),
+            "command": lambda: everyday.command_rows(folder, repetitions),
             "large": lambda: tokenizer_rows.large_rows(folder, peer, repetitions),
             "forward": lambda: model_rows.forward_rows(repetitions),
             "sizes": lambda: model_rows.unlike_sizes_row(repetitions),
@@ -71,9 +78,13 @@ def main() -> None:
             "training": lambda: model_rows.training_rows(folder, repetitions),
             "imports": lambda: import_row(repetitions),
         }
-        for group in arguments.groups or groups:
+        for group in (name for name in arguments.groups or groups if name in rows):
             for row in rows[group]():
                 print(row, flush=True)
+        for group in (name for name in arguments.groups or tables if name in tables):
+            print(f"\n{group}\n", flush=True)
+            for line in tables[group](folder, repetitions):
+                print(line, flush=True)
 
 
 def _processor_name() -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.measure import least_milliseconds, peak_mebibytes
 from benchmarks.peer import Peer
-from benchmarks.photos import decode, make_photo
+from benchmarks.photos import decode, make_photo, unlike_photos
 from benchmarks.table import Row
 from charm_hf import CharmImageProcessor
 
@@ -55,6 +55,23 @@ def medium_rows(folder: Path, environment: Path, repetitions: int) -> Iterator[R
                 False,
                 detail,
             )
+
+
+def unlike_rows(folder: Path, environment: Path, repetitions: int) -> Iterator[Row]:
+    """The least speed-up over the published tokenizer among ten pictures that have little in common."""
+    paths = unlike_photos(folder)
+    with Peer(environment) as peer:
+        for selection in SELECTIONS:
+            found = {}
+            for name, path in paths.items():
+                ours = least_milliseconds(partial(released(selection), path), repetitions=max(3, repetitions // 4))[0]
+                theirs = peer.measure(path, selection, max(2, repetitions // 12))["milliseconds"]
+                found[name] = theirs / ours, f"{theirs:.0f} ms / {ours:.1f} ms"
+            worst = min(found, key=lambda name: found[name][0])
+            ratio, detail = found[worst]
+            others = ", ".join(f"{name} {found[name][0]:.1f}" for name in paths if name != worst)
+            title = f"the worst of ten unlike pictures, {selection}: {worst}"
+            yield Row(title, ratio, MEDIUM_SPEEDUP[selection], True, f"{detail}; {others}")
 
 
 def large_rows(folder: Path, environment: Path, repetitions: int) -> Iterator[Row]:

@@ -297,7 +297,7 @@ def _cut_pil(image: Image.Image, plan: PhotoPlan, resample: int) -> tuple[np.nda
         box = (left * across, top * down, (left + plan.width) * across, (top + plan.height) * down)
         image = image.resize((plan.width, plan.height), resample, box=box)
     elif (width, height) != image.size:
-        image = image.resize((width, height), resample)
+        image = image.resize((width, height), resample, reducing_gap=_REDUCING_GAP)
     return rgb_planes(image, plan.height, plan.width), thumbnail
 
 
