@@ -24,7 +24,7 @@ def register_with_transformers() -> None:
     from .models.image_processing_charm import CharmImageProcessor
     from .models.modeling_charm import CharmForAestheticScoring
     from .models.modeling_mmlq import MmlqForAestheticScoring
-    from .models.pipeline_image_aesthetics import ImageAestheticsPipeline
+    from .models.pipeline_image_aesthetics import ImageAestheticsPipeline, ImageFeaturesPipeline
     from .models.processing_mmlq import MmlqProcessor
 
     AutoConfig.register(CharmConfig.model_type, CharmConfig, exist_ok=True)
@@ -39,6 +39,7 @@ def register_with_transformers() -> None:
     # that the checkpoint does not bring.
     VIDEO_PROCESSOR_MAPPING.register(CharmConfig, {}, exist_ok=True)
     VIDEO_PROCESSOR_MAPPING.register(MmlqConfig, {}, exist_ok=True)
+    PIPELINE_REGISTRY.supported_tasks["image-feature-extraction"]["impl"] = ImageFeaturesPipeline
     if TASK not in PIPELINE_REGISTRY.supported_tasks:
         PIPELINE_REGISTRY.register_pipeline(
             TASK,

@@ -61,6 +61,7 @@ def score(
     ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Throw an unfinished run into --output away.")] = False,
     distribution: Annotated[bool, typer.Option("--distribution", help="Add the predicted distribution.")] = False,
+    embeddings: Annotated[bool, typer.Option("--embeddings", help="Add what the head sees of each image.")] = False,
     provenance: Annotated[bool, typer.Option("--provenance", help="Add model, revision, version, dtype.")] = False,
     top: Annotated[int | None, typer.Option(min=1, help="Keep this many of the best, best first.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Keep images with at least this score.")] = None,
@@ -124,6 +125,7 @@ def score(
             token_budget=token_budget,
             batch_size=batch_size,
             num_views=num_views,
+            embeddings=embeddings,
             processor_parameters=given(
                 patch_selection=patch_selection, seed=seed, reduced_decoding=reduced_decoding or None
             ),

@@ -287,6 +287,14 @@ class CheckpointMixin(CardMixin):
         present = {type(module).__name__ for module in self.modules()}  # type: ignore[attr-defined]
         self._no_split_modules = set(self._no_split_modules or ()) & present
 
+    def get_image_features(self, *inputs: Any, **named_inputs: Any) -> Any:
+        """Embed photos instead of scoring them; the inputs are those of the model.
+
+        Returns:
+            What the encoder gives: `pooler_output` (B, E), what the head sees of each photo, and `last_hidden_state`.
+        """
+        return self.base_model(*inputs, **named_inputs)  # type: ignore[attr-defined]
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
         """Load weights as `PreTrainedModel.from_pretrained` does, but refuse a checkpoint that does not fit.

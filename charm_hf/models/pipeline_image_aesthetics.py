@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from transformers import Pipeline
+from transformers import ImageFeatureExtractionPipeline, Pipeline
 
-from .checkpoint_charm import CardMixin, describe_provenance
+from .checkpoint_charm import CardMixin, CheckpointMixin, describe_provenance
 from .scores_charm import average_views, percentile_of_score
 
 
@@ -38,11 +38,13 @@ class ImageAestheticsPipeline(CardMixin, Pipeline):
     - `distribution`: probability of each of `model.config.score_values`; `None` for a regression head;
     - `attributes`: only if the head predicts them;
     - `percentile`: share, in percent, of the training ratings below the score; only if the checkpoint carries them;
-    - `spread`: standard deviation of the score over the views; only with `num_views` above 1.
+    - `spread`: standard deviation of the score over the views; only with `num_views` above 1;
+    - `embedding`: what the head sees of the photo, `pooler_output`; only with `return_embeddings`.
 
     Args:
         num_views (`int`, defaults to 1): score this many random selections of a photo's high-resolution regions and
             average. View `i` uses `seed + i`.
+        return_embeddings (`bool`, defaults to `False`): give embeddings beside the scores.
         kwargs: any parameter of the image processor, at construction or per call, such as `patch_selection`.
 
     Raises:
@@ -81,13 +83,15 @@ class ImageAestheticsPipeline(CardMixin, Pipeline):
             inputs = (item for item in inputs)
         return super().__call__(inputs, **kwargs)
 
-    def _sanitize_parameters(self, num_views: int | None = None, **kwargs: Any) -> tuple[dict, dict, dict]:
+    def _sanitize_parameters(
+        self, num_views: int | None = None, return_embeddings: bool | None = None, **kwargs: Any
+    ) -> tuple[dict, dict, dict]:
         parameters = dict(kwargs)
         if num_views is not None:
             if num_views < 1:
                 raise ValueError(f"`num_views` must be at least 1, got {num_views}.")
             parameters["num_views"] = num_views
-        return parameters, {}, {}
+        return parameters, {} if return_embeddings is None else {"return_embeddings": return_embeddings}, {}
 
     def preprocess(self, input_: Any, num_views: int = 1, **processor_kwargs: Any) -> dict[str, torch.Tensor]:
         """Tokenize one photo; views stand in the third dimension, (1, L, V, …), since batching pads the second."""
@@ -116,7 +120,9 @@ class ImageAestheticsPipeline(CardMixin, Pipeline):
             return dict(inputs)
         return {_TOKENS if name == "pixel_values" else name: value for name, value in inputs.items()}
 
-    def _forward(self, model_inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def _forward(
+        self, model_inputs: dict[str, torch.Tensor], return_embeddings: bool = False
+    ) -> dict[str, torch.Tensor]:
         views = model_inputs["scale_ids"].shape[2] if "scale_ids" in model_inputs else 1
         inputs = {
             "pixel_values" if name == _TOKENS else name: value.transpose(1, 2).flatten(0, 1)
@@ -125,7 +131,7 @@ class ImageAestheticsPipeline(CardMixin, Pipeline):
             for name, value in model_inputs.items()
         }
         outputs = self.model(**inputs)
-        return average_views(outputs, views, self.model.config.score_values)
+        return average_views(outputs, views, self.model.config.score_values, return_embeddings)
 
     def postprocess(self, model_outputs: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         """Turn the tensors of one photo into numbers."""
@@ -133,13 +139,21 @@ class ImageAestheticsPipeline(CardMixin, Pipeline):
         result: dict[str, Any] = {
             name: found.get(name) for name in ("score", "normalized_score", "std", "distribution")
         }
-        if "attributes" in found:
-            result["attributes"] = found["attributes"]
+        result |= {name: found[name] for name in ("attributes", "embedding") if name in found}
         if quantiles := getattr(self.model.config, "score_quantiles", None):
             result["percentile"] = percentile_of_score(result["score"], quantiles)
         if "spread" in found:
             result["spread"] = found["spread"]
         return result
+
+
+class ImageFeaturesPipeline(ImageFeatureExtractionPipeline):
+    """transformers' own, which takes a model's first output: here the encoder's, for a scoring model gives logits."""
+
+    def _forward(self, model_inputs: Any) -> Any:
+        if isinstance(self.model, CheckpointMixin):
+            return self.model.get_image_features(**model_inputs)
+        return super()._forward(model_inputs)
 
 
 # What stands for one photo although it has a length or can be iterated.
@@ -153,4 +167,4 @@ def _is_lazy_sequence(inputs: Any) -> bool:
     return hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__")
 
 
-__all__ = ["ImageAestheticsPipeline"]
+__all__ = ["ImageAestheticsPipeline", "ImageFeaturesPipeline"]

@@ -142,7 +142,7 @@ def interpret_logits(logits: torch.Tensor, config: Any) -> PredictedScores:
 
 
 def average_views(
-    outputs: Mapping[str, Any], num_views: int, score_values: Sequence[float] | None
+    outputs: Mapping[str, Any], num_views: int, score_values: Sequence[float] | None, with_embeddings: bool = False
 ) -> dict[str, torch.Tensor]:
     """Average the views of each photo, in double precision.
 
@@ -151,11 +151,12 @@ def average_views(
             `attributes` (B·V, A): the views of a photo stand side by side.
         num_views: V.
         score_values: K bin centres, `None` for a regression head.
+        with_embeddings: average `pooler_output` (B·V, E), too.
 
     Returns:
         Doubles on the CPU: `score` and `normalized_score` (B,); with bins `std` (B,) and `distribution` (B, K), whose
-        spread includes that between the views; `attributes` (B, A) if there are any; with more than one view `spread`
-        (B,), the standard deviation of the score over the views.
+        spread includes that between the views; `attributes` (B, A) and `embedding` (B, E) if there are any; with more
+        than one view `spread` (B,), the standard deviation of the score over the views.
     """
 
     def views(name: str) -> torch.Tensor | None:
@@ -172,6 +173,8 @@ def average_views(
         averaged["std"] = distribution_moments(averaged["distribution"], values)[1]
     if (attributes := views("attributes")) is not None:
         averaged["attributes"] = attributes.mean(1)
+    if with_embeddings and (embeddings := views("pooler_output")) is not None:
+        averaged["embedding"] = embeddings.mean(1)
     if num_views > 1:
         averaged["spread"] = scores.std(1)
     return averaged

@@ -41,6 +41,7 @@ class ScoringOptions:
         token_budget: most tokens in a batch, padding included; 8,192 on a CPU and 65,536 on a GPU if not given.
         batch_size: most images in a batch; no limit if not given.
         num_views: score this many random selections of an image's high-resolution regions and average.
+        embeddings: give what the head sees of each image, too.
         processor_parameters: other parameters of the image processor, such as `patch_selection`, `seed` and
             `reduced_decoding`.
         saliency_dir: folder of saliency maps, for `patch_selection="saliency"` (see [`SaliencyFolder`]).
@@ -51,6 +52,7 @@ class ScoringOptions:
     token_budget: int | None = None
     batch_size: int | None = None
     num_views: int = 1
+    embeddings: bool = False
     processor_parameters: dict[str, Any] = field(default_factory=dict)
     saliency_dir: str | None = None
     num_workers: int | None = 0
@@ -254,4 +256,5 @@ class Scorer:
         device = self.model.device
         tensors = {name: torch.as_tensor(value).to(device, non_blocking=True) for name, value in inputs.items()}
         outputs = self.model(**tensors)
-        return read_answers(average_views(outputs, self.options.num_views, self.model.config.score_values))
+        options, values = self.options, self.model.config.score_values
+        return read_answers(average_views(outputs, options.num_views, values, options.embeddings))

@@ -131,7 +131,7 @@ class CharmScorer:
         items = [Item(_name(image, name), _plain(image)) for image, name in zip(images, names, strict=True)]
         rows = [row.known() for row in self.scorer.score(items)]
         columns = {name: value for name, value in batch.items() if not (self.drop_image and name == self.image_column)}
-        for column in table_columns()[1:]:
+        for column in table_columns(*["embedding"] * self.scorer.options.embeddings)[1:]:
             kind = COLUMN_TYPES[column]
             values = [row.get(column, _MISSING.get(kind)) for row in rows]
             columns[column] = np.array(values) if kind in _MISSING else values

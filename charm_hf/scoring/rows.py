@@ -31,6 +31,7 @@ class ScoreRow:
         error: why there is no score.
         spread: standard deviation of the score over several views; `None` for a single view.
         distribution: probability of each rating bin; `None` for a regression head.
+        embedding: the model's `pooler_output`; `None` where it was not asked for.
     """
 
     path: str
@@ -45,6 +46,7 @@ class ScoreRow:
     error: str | None = None
     spread: float | None = field(default=None, metadata=_ON_REQUEST)
     distribution: list[float] | None = field(default=None, metadata=_ON_REQUEST)
+    embedding: list[float] | None = field(default=None, metadata=_ON_REQUEST)
 
     def known(self) -> dict[str, Any]:
         """Fields that have a value, by name."""

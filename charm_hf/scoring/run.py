@@ -149,14 +149,15 @@ def write_table(
     file: Path | IO[str],
     table: TableOptions,
     summary: Summary,
-    model: Any,
+    scorer: Scorer,
     *,
     keyed: bool = False,
     group: int = ROW_GROUP,
 ) -> None:
-    """Write the selected rows of a model's scores, so many at a time; copy and rate their images."""
-    requested = [name for name, wanted in (("key", keyed), ("distribution", table.distribution)) if wanted]
-    origin = describe_provenance(model) if table.provenance else {}
+    """Write the selected rows of a scorer, so many at a time; copy and rate their images."""
+    wanted = {"key": keyed, "distribution": table.distribution, "embedding": scorer.options.embeddings}
+    requested = [name for name in wanted if wanted[name]]
+    origin = describe_provenance(scorer.model) if table.provenance else {}
     constants = {name: value or "" for name, value in origin.items()}
     kept = iter(table.selection.apply(summary.note(pairs)))
     with open_table(file, table_columns(*requested), constants) as write:
@@ -266,7 +267,7 @@ def score_to_table(
             items: Iterable[Item | None] = images.items() if table.needs_images else repeat(None)
             pairs = zip(progress.rows(), items)  # noqa: B905, endless
             with replaced_file(output) as draft:
-                write_table(pairs, draft, table, summary, scorer.model, keyed=images.keyed)
+                write_table(pairs, draft, table, summary, scorer, keyed=images.keyed)
             progress.close()
     finally:
         if ranks.is_main:
@@ -299,7 +300,7 @@ def score_to_stream(
                 on_progress(place, images.count)
                 yield pair
 
-        write_table(followed(), stream, table, summary, scorer.model, keyed=images.keyed, group=1)
+        write_table(followed(), stream, table, summary, scorer, keyed=images.keyed, group=1)
         if stopping():
             raise ScoringInterrupted(stopping.signal_number)
     if summary.images == 0:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -166,3 +167,24 @@ def test_the_installed_command_prints_data_to_stdout_and_messages_to_stderr(phot
         f"{photos}/c.jpg",
     ]
     assert "2/2" in done.stderr
+
+
+def test_embeddings_are_what_the_pipeline_and_the_model_give_and_float16_in_parquet(
+    score_photos, photos, checkpoint, tmp_path
+):
+    path = photos / "a.jpg"
+    aesthetics = pipeline("image-aesthetics", model=str(checkpoint))
+    features = aesthetics.model.get_image_features(**aesthetics.image_processor(str(path))).pooler_output[0].tolist()
+    expected = pytest.approx(features, abs=2e-3)
+    assert aesthetics(str(path), return_embeddings=True)["embedding"] == expected
+    assert "embedding" not in aesthetics(str(path))
+    score_photos(path, "--embeddings", "--output", tmp_path / "scores.parquet")
+    table = pq.read_table(tmp_path / "scores.parquet")
+    assert str(table.schema.field("embedding").type) == "list<element: halffloat>"
+    assert table["embedding"][0].as_py() == expected
+    _, (row,), _ = score_photos(path, "--embeddings")
+    assert json.loads(row["embedding"]) == expected
+    assert CharmScorer(str(checkpoint), embeddings=True)({"image": [str(path)]})["embedding"][0] == expected
+    extract = pipeline("image-feature-extraction", model=str(checkpoint))
+    assert np.shape(extract(str(path))) == (1, 1 + int(row["tokens"]), 32)
+    assert extract(str(path), pool=True)[0] == expected
