@@ -7,7 +7,7 @@ not from a second run of the selection, so that the picture shows what the model
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -165,9 +165,13 @@ def _see(image: Any, processor: Any, processor_kwargs: dict[str, Any]) -> tuple[
     inputs = processor(source, return_tensors="pt", **processor_kwargs)
     is_float = is_array and array_to_tensor(image, "the image").is_floating_point()
     pixels = _undo_normalization(inputs["pixel_values"][0], processor, processor_kwargs, is_float)
-    layout = TokenLayout(*(inputs[name][0].cpu().numpy() for name in TokenLayout.__dataclass_fields__))
+    places = (inputs[name][0].cpu().numpy() for name in ("scale_ids", "patch_positions", "spatial_shapes"))
+    layout = TokenLayout(*places)
     sizes = {name: value for name, value in processor_kwargs.items() if name != "saliency_maps"}
-    area = processor.covered_area(photo.height, photo.width, **sizes)
+    plan = processor.plan(photo.height, photo.width, **sizes)
+    left, top, right, bottom = area = plan.area_of(layout.finest)
+    corners = np.array([plan.area_of(scale) for scale in range(len(plan.scales))]).reshape(-1, 2, 2)[..., ::-1]
+    layout = replace(layout, frames=(corners - (top, left)) / (bottom - top, right - left))
     received = Image.fromarray(layout.draw(pixels))
     return SeenPhoto(**vars(layout), photo=photo, area=area, received=received), source, inputs
 

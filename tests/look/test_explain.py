@@ -276,6 +276,22 @@ def test_the_covered_area_is_in_the_photos_own_pixels(model, size, options, expe
     assert area == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("size", [(1000, 1500), (3000, 4000), (700, 400)])
+def test_a_background_that_was_shrunk_is_drawn_at_its_place(model, size):
+    across, down = np.meshgrid(np.linspace(0, 255, size[1]), np.linspace(0, 255, size[0]))
+    photo = np.stack([across, down, (across + down) / 2], -1).astype(np.uint8)
+
+    seen = see(photo, tiny_processor(model, max_num_patches=300, patch_selection="random"))
+
+    assert seen.kept(0).all()
+    assert seen.kept(1).any()
+    left, top, right, bottom = (int(edge) for edge in seen.area)
+    shown = np.asarray(seen.received).astype(int)[: size[0] - top, : size[1] - left]
+    difference = shown - photo[top:bottom, left:right]
+    for corner in (np.s_[:200, :200], np.s_[-200:, -200:], np.s_[-200:, :200]):
+        assert np.abs(difference[corner].mean(axis=(0, 1))).max() < 1.5  # a displacement by 1 % would be 2.5
+
+
 def test_a_turned_photo_is_explained_upright(model, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
