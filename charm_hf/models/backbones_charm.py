@@ -44,6 +44,7 @@ class Backbone:
         unused: what no score depends on. A part is left out; a parameter of the embeddings is kept but not trained:
             it would be waited for in data-parallel training.
         image_mean, image_std: pixel statistics of the usual pretrained weights.
+        licence: of the published weights, where it is none of open source; it is told before they are downloaded.
     """
 
     layers: str = "encoder.layer"
@@ -62,6 +63,7 @@ class Backbone:
     unused: tuple[str, ...] = ("pooler", "mask_token")
     image_mean: tuple[float, ...] = tuple(IMAGENET_DEFAULT_MEAN)
     image_std: tuple[float, ...] = tuple(IMAGENET_DEFAULT_STD)
+    licence: str | None = None
 
     def unused_parts(self, pooling: str | None) -> tuple[str, ...]:
         """`unused`, and the head that pools by attention where another `pooling` is used."""
@@ -91,6 +93,7 @@ BACKBONES: dict[str, Backbone] = {
         position_table=None,
         rotary=True,
         unused=("rope_embeddings", "mask_token"),
+        licence="the DINOv3 License (https://ai.meta.com/resources/models-and-libraries/dinov3-license)",
     ),
     "siglip2_vision_model": Backbone(**_SIGLIP, flat_patches=True, interpolation="antialiased bilinear"),
     "siglip_vision_model": Backbone(**_SIGLIP),
@@ -110,7 +113,7 @@ BACKBONES: dict[str, Backbone] = {
     "vit_mae": Backbone(layers="layers"),
     "vit_msn": Backbone(layers="layers"),
     "ijepa": Backbone(layers="layers", prefix=()),
-    "pixio": Backbone(layers="layers"),
+    "pixio": Backbone(layers="layers", licence="the FAIR Noncommercial Research License"),
     "tipsv2_vision_model": Backbone(
         prefix=("cls_token", "register_tokens"),
         interpolation="antialiased bilinear",

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
+from .backbones_charm import BACKBONES
 from .checkpoint_charm import find_commit, refuse_misfit
 from .configuration_charm import CharmConfig
 from .configuration_mmlq import ENCODER_NAMES, MmlqConfig, as_encoder_config
@@ -24,7 +25,9 @@ _UNREAD = frozenset({"pooler", "head", "mask_token"})
 
 def is_read(encoder: PreTrainedModel, name: str) -> bool:
     """Whether the features of an encoder depend on its parameter of this name."""
-    unread = _UNREAD | ({"post_layernorm"} if encoder.config.model_type == "clip_vision_model" else set())
+    native = getattr(encoder.config, "backbone_config", encoder.config)
+    row = BACKBONES.get(native.model_type)
+    unread = _UNREAD | ({row.pooled_norm} if row is not None and row.pooled_norm else set())
     return unread.isdisjoint(name.split("."))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +16,7 @@ from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs
+from transformers.utils import TransformersKwargs, logging
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
@@ -33,6 +34,9 @@ from .positions_charm import (
     rotate_by,
 )
 from .scores_charm import AestheticOutput, aesthetic_loss, interpret_logits
+
+
+logger = logging.get_logger(__name__)
 
 
 class CharmPreTrainedModel(CheckpointMixin, PreTrainedModel):
@@ -371,9 +375,11 @@ def _load_source(backbone: Any, options: Mapping[str, Any]) -> PreTrainedModel |
     if isinstance(config, CharmConfig):
         return CharmModel.from_pretrained(backbone, **options)
     tower = as_backbone_config(config)  # refuses an unsupported type before its weights are fetched
+    row = get_backbone(tower.model_type)
+    if row.licence is not None and not os.path.isdir(backbone):
+        logger.warning("Published weights of type %r come under %s.", tower.model_type, row.licence)
     source, loaded = AutoModel.from_pretrained(backbone, config=tower, output_loading_info=True, **options)
-    unused = get_backbone(tower.model_type).unused
-    missing = [name for name in loaded["missing_keys"] if set(unused).isdisjoint(name.split("."))]
+    missing = [name for name in loaded["missing_keys"] if set(row.unused).isdisjoint(name.split("."))]
     refuse_misfit(type(source).__name__, backbone, missing=missing)
     return source
 

@@ -80,7 +80,7 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
     add("--per_device_train_batch_size", type=int, default=16)
     add("--gradient_accumulation_steps", type=int, default=1)
     add("--learning_rate", type=float, default=1e-5)
-    add("--learning_rates", **MAPPING, help="of parts with a rate of their own: {embeddings: 1e-6, head: 1e-3}")
+    add("--learning_rates", **MAPPING, help="of parts: {embeddings: 1e-6, head: 1e-3, layer_decay: 0.8}")
     add("--weight_decay", type=float, default=0.02)
     add("--max_grad_norm", type=float, default=1.0)
     add("--num_train_epochs", type=int, default=30)
@@ -105,8 +105,8 @@ def parse_training_arguments(parser: argparse.ArgumentParser, argv: Sequence[str
     steps = args.checkpointing_steps
     if steps != "epoch" and not (steps.isdigit() and int(steps)):
         parser.error(f'--checkpointing_steps takes a number of steps or "epoch", got {steps!r}')
-    if unknown := sorted(set(args.learning_rates) - {"embeddings", "head"}):
-        parser.error(f"--learning_rates takes embeddings and head, got {', '.join(unknown)}")
+    if unknown := sorted(set(args.learning_rates) - {"embeddings", "head", "layer_decay"}):
+        parser.error(f"--learning_rates takes embeddings, head and layer_decay, got {', '.join(unknown)}")
     return args
 
 

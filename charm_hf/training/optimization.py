@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from typing import Any
 
 import torch
@@ -16,9 +17,12 @@ from charm_hf.training.run_state import TrainingParts
 PARTS = ("embeddings", "encoder", "head")
 # Tables of rows that are added to tokens: decaying them pulls every position and scale towards the same one.
 UNDECAYED_TABLES = (
-    *("position_embeddings", "scale_embeddings", "cls_token", "mask_token", "register_tokens"),
+    *("position_embedding", "scale_embeddings", "cls_token", "class_embedding", "mask_token", "register_tokens"),
+    *("distillation_token", "probe"),
     "queries.",  # learnable queries, which start the rows that attend
 )
+# Every type of encoder calls its layers so, below different modules.
+_LAYER = re.compile(r"(.*\blayers?)\.(\d+)\.")
 Tensors = tuple[torch.Tensor, ...] | list[torch.Tensor]
 
 
@@ -49,6 +53,7 @@ def build_parameter_groups(
     weight_decay: float,
     embeddings: float | None = None,
     head: float | None = None,
+    layer_decay: float = 1.0,
 ) -> list[dict[str, Any]]:
     """Sort the trainable parameters into groups for `torch.optim.AdamW`.
 
@@ -58,34 +63,45 @@ def build_parameter_groups(
         weight_decay: of matrices. Biases, norms, layer scales and embedding tables are not decayed.
         embeddings: learning rate of the patch projection and the position, scale and CLS embeddings.
         head: learning rate of the classifier.
+        layer_decay: by what the rate is multiplied from each layer of an encoder to the one below it, in (0, 1]; the
+            last layer has `layer_decay` times `learning_rate`, the embeddings the least, unless they have their own.
 
     Returns:
-        Groups with `params`, `lr`, `weight_decay` and `name` (such as `"encoder/no_decay"`), in a fixed order; frozen
-        parameters are in none, empty groups are left out.
+        Groups with `params`, `lr`, `weight_decay` and `name` (such as `"encoder/no_decay"`, or `"encoder.11/decay"`
+        for the last of 12 layers with a rate of its own), in a fixed order; frozen parameters are in none.
 
     Raises:
-        ValueError: if no parameter is trainable.
+        ValueError: if no parameter is trainable, or for another `layer_decay`.
     """
+    if not 0 < layer_decay <= 1:
+        raise ValueError(f"`layer_decay` must be above 0 and at most 1, got {layer_decay}.")
     own = {"embeddings": embeddings, "head": head}
-    members: dict[tuple[str, bool], list[nn.Parameter]] = {
-        (part, decay): [] for part in PARTS for decay in (True, False)
-    }
+    places = {name: found for name, _ in model.named_parameters() if (found := _LAYER.match(name))}
+    depths: dict[str, int] = {}
+    for place in places.values():
+        depths[place[1]] = max(depths.get(place[1], 0), int(place[2]) + 1)
+    groups: dict[tuple[int, int, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            members[part_of_parameter(name), _is_decayed(name, parameter)].append(parameter)
-    groups = [
-        {
-            "params": parameters,
-            "lr": learning_rate if own.get(part) is None else own[part],
-            "weight_decay": weight_decay if decay else 0.0,
-            "name": f"{part}/{'decay' if decay else 'no_decay'}",
+        if not parameter.requires_grad:
+            continue
+        part, decayed, layer, below = part_of_parameter(name), _is_decayed(name, parameter), -1, 0
+        if layer_decay < 1 and name in places:
+            layer = int(places[name][2])
+            below = depths[places[name][1]] - layer
+        elif part == "embeddings":
+            below = max(depths.values(), default=0) + 1
+        rate = own.get(part)
+        label = part if layer < 0 else f"{part}.{layer}"
+        group = {
+            "params": [],
+            "lr": learning_rate * layer_decay**below if rate is None else rate,
+            "weight_decay": weight_decay if decayed else 0.0,
+            "name": f"{label}/{'decay' if decayed else 'no_decay'}",
         }
-        for (part, decay), parameters in members.items()
-        if parameters
-    ]
+        groups.setdefault((PARTS.index(part), layer, not decayed), group)["params"].append(parameter)
     if not groups:
         raise ValueError("Nothing to train: every parameter of the model is frozen.")
-    return groups
+    return [groups[key] for key in sorted(groups)]
 
 
 def part_of_parameter(name: str) -> str:

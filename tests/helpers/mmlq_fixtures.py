@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 from PIL import Image
+from support import tiny_backbone_config
 from transformers import (
     BertConfig,
     BertTokenizer,
@@ -54,18 +55,17 @@ def tiny_text_config(kind="bert", **overrides):
 
 
 def tiny_vision_config(kind="clip", **overrides):
+    """A type of encoder, or `"charm"`: Charm on DINOv2, `"charm-TYPE"`: on another type."""
     size = {**TINY, "hidden_size": 16, "image_size": 32, "patch_size": 8, **overrides}
-    if kind == "charm":
-        backbone = Dinov2Config(
-            hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=56, patch_size=8
-        )
+    if kind.startswith("charm"):
+        backbone = tiny_backbone_config(kind.partition("-")[2] or "dinov2", hidden_size=16, patch_size=8)
         return CharmConfig(backbone_config=backbone, score_values=range(1, 11), score_range=(1, 10))
     kinds = {"clip": CLIPVisionConfig, "siglip": SiglipVisionConfig, "dinov2": Dinov2Config, "vit": ViTConfig}
     return kinds[kind](**size)
 
 
 def tiny_image_processor(kind="clip"):
-    if kind == "charm":
+    if kind.startswith("charm"):
         return CharmImageProcessor(patch_size=8, max_num_patches=40)
     return CLIPImageProcessorPil(size={"height": 32, "width": 32}, do_center_crop=False)
 

@@ -83,6 +83,10 @@ def test_the_default_shape_and_the_one_without_self_attention_have_the_papers_nu
     assert trainable(model) == pytest.approx(60.27e6, abs=0.1e6)
 
 
+# Charm as its eyes, on encoders with CLS, with a norm after it, with neither, and with registers.
+CHARMS = ("charm", "charm-clip_vision_model", "charm-siglip2_vision_model", "charm-dinov3_vit")
+
+
 # One image, one score.
 
 
@@ -119,7 +123,7 @@ def test_a_photo_without_comments_scores_the_same_whatever_the_rest_of_the_batch
     assert torch.allclose(model(**mixed).scores, scores, atol=1e-5)
 
 
-@pytest.mark.parametrize("vision", ["clip", "charm"])
+@pytest.mark.parametrize("vision", ["clip", *CHARMS])
 def test_features_computed_beforehand_give_the_same_scores(vision):
     model = tiny_model(vision)
     inputs = tiny_processor(vision)(photos(), COMMENTS)
@@ -364,7 +368,7 @@ def test_the_model_learns_from_photos_and_comments(vision):
     assert all(value.grad is not None for value in touched.parameters())
 
 
-@pytest.mark.parametrize("vision", ["clip", "siglip", "dinov2", "vit", "charm"])
+@pytest.mark.parametrize("vision", ["clip", "siglip", "dinov2", "vit", *CHARMS])
 def test_encoders_can_be_trained_along_each_parameter_that_asks_for_a_gradient_gets_one(vision, tmp_path):
     trained = {"freeze_vision_model": False, "freeze_text_model": False, "comment_dropout": 0.0}
     tiny_model(vision, **trained).save_pretrained(tmp_path)

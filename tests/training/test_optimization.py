@@ -1,7 +1,9 @@
 import pytest
 import torch
+from support import tiny_model
 from torch import nn
 
+from charm_hf.models.backbones_charm import BACKBONES
 from charm_hf.training.optimization import build_parameter_groups
 
 
@@ -69,3 +71,22 @@ def test_a_model_with_nothing_to_train_is_an_error():
 def test_the_optimizer_takes_the_groups(model):
     optimizer = torch.optim.AdamW(build_parameter_groups(model, 1e-3, 0.05, head=1e-2))
     assert {group["lr"] for group in optimizer.param_groups} == {1e-3, 1e-2}
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_each_layer_below_learns_more_slowly_whatever_the_type_calls_its_parts(backbone):
+    model = tiny_model(backbone)
+    groups = build_parameter_groups(model, 1.0, 0.05, head=7.0, layer_decay=0.5)
+    rates = {group["name"].split("/")[0]: group["lr"] for group in groups}
+    assert rates == {"head": 7.0, "encoder": 1.0, "encoder.1": 0.5, "encoder.0": 0.25, "embeddings": 0.125}
+    members = names_of(groups, model)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert set().union(*members.values()) == trained
+    assert all("patch_embed" in name for name in members["embeddings/decay"])
+    attention = {name.split(".")[-2] for name in members["encoder.1/decay"]}
+    assert {"q_proj", "v_proj"} <= attention  # what LoRA's recipe in docs/training.md names
+
+
+def test_a_decay_of_rates_above_one_is_an_error(model):
+    with pytest.raises(ValueError, match="layer_decay"):
+        build_parameter_groups(model, 1e-3, 0.05, layer_decay=1.5)
