@@ -31,9 +31,13 @@ class Scorer(torch.nn.Module):
         ).normalized_scores
 
 
-def example() -> tuple[Scorer, dict, dict, dict]:
+# One type with a table of positions and CLS, one without CLS whose patches are flat, one with rotations and registers.
+TYPES = ("dinov2", "siglip2_vision_model", "dinov3_vit")
+
+
+def example(backbone: str) -> tuple[Scorer, dict, dict, dict]:
     """A scorer, inputs to trace it with, others of another batch size and length, and what may vary."""
-    model = tiny_model("dinov2")
+    model = tiny_model(backbone)
     processor = tiny_processor(model)
     traced = dict(processor([photo_path("coffee"), photo_path("chelsea")]))
     others = dict(processor([photo_path(name) for name in ("astronaut", "coffee", "china")], max_num_patches=120))
@@ -43,17 +47,19 @@ def example() -> tuple[Scorer, dict, dict, dict]:
 
 
 @pytest.mark.slow
-def test_torch_export_computes_the_same_scores_for_other_batches_and_lengths() -> None:
-    scorer, traced, others, dimensions = example()
+@pytest.mark.parametrize("backbone", TYPES)
+def test_torch_export_computes_the_same_scores_for_other_batches_and_lengths(backbone: str) -> None:
+    scorer, traced, others, dimensions = example(backbone)
     program = torch.export.export(scorer, (), kwargs=traced, dynamic_shapes=dimensions)
     with torch.no_grad():
         assert torch.allclose(program.module()(**others), scorer(**others), atol=1e-4)
 
 
 @pytest.mark.slow
-def test_onnx_computes_the_same_scores_for_other_batches_and_lengths(tmp_path: Path) -> None:
+@pytest.mark.parametrize("backbone", TYPES)
+def test_onnx_computes_the_same_scores_for_other_batches_and_lengths(backbone: str, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
-    scorer, traced, others, dimensions = example()
+    scorer, traced, others, dimensions = example(backbone)
     torch.onnx.export(
         scorer, (), tmp_path / "charm.onnx", kwargs=traced, dynamic_shapes=dimensions, dynamo=True, verbose=False
     )

@@ -21,11 +21,10 @@ from transformers import (
     AutoModel,
     AutoModelForImageClassification,
     BertConfig,
-    PreTrainedModel,
     ViTConfig,
 )
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from benchmarks.encoder_rows import PUBLISHED, count_gmacs, run_plain
 from charm_hf import CharmConfig, CharmForAestheticScoring, CharmImageProcessor, CharmModel
 from charm_hf.models.backbones_charm import BACKBONES as TABLE
 from charm_hf.models.backbones_charm import as_backbone_config, get_backbone
@@ -80,25 +79,6 @@ def test_what_stands_in_the_padding_does_not_matter() -> None:
 
 
 # --- The backbone ----------------------------------------------------------------------------------------------------
-
-
-def run_plain(plain: PreTrainedModel, pixels: torch.Tensor) -> BaseModelOutputWithPooling:
-    """What a native encoder makes of normalized pixels (3, H, W)."""
-    model_type, size = plain.config.model_type, plain.config.patch_size
-    rows, columns = pixels.shape[1] // size, pixels.shape[2] // size
-    options: dict = {"output_hidden_states": True}
-    if model_type == "siglip2_vision_model":
-        patches = pixels.unflatten(2, (columns, size)).unflatten(1, (rows, size)).permute(1, 3, 2, 4, 0)
-        mask = torch.ones(1, rows * columns, dtype=torch.int64)
-        shapes = torch.tensor([[rows, columns]])
-        flat = patches.reshape(1, rows * columns, -1)
-        return plain(pixel_values=flat, pixel_attention_mask=mask, spatial_shapes=shapes, **options)
-    if model_type == "vit_mae":  # hides patches, in an order given by noise
-        options["noise"] = torch.arange(rows * columns, dtype=torch.float32)[None]
-        plain.config.mask_ratio = 0.0
-    if not model_type.startswith("dino"):
-        options["interpolate_pos_encoding"] = True
-    return plain(pixels[None], **options)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -177,6 +157,13 @@ def test_a_type_that_this_transformers_lacks_is_refused(monkeypatch: pytest.Monk
     monkeypatch.setitem(TABLE, "dinov9", TABLE["dinov2"])
     with pytest.raises(ValueError, match=rf"{transformers.__version__} does not know 'dinov9' yet"):
         CharmConfig(backbone_config={"model_type": "dinov9"})
+
+
+def test_each_type_has_published_sizes_whose_cost_is_counted() -> None:
+    assert PUBLISHED.keys() == TABLE.keys()
+    gmacs, millions = count_gmacs("dinov2", "S/14")
+    assert gmacs == pytest.approx(13.46, rel=0.01)  # of the paper's poster
+    assert millions == pytest.approx(21.6, abs=0.1)
 
 
 @pytest.mark.parametrize(("whole", "tower"), TWO_TOWERS.items())
@@ -640,8 +627,9 @@ def test_outputs_can_be_a_tuple_and_have_the_documented_shapes() -> None:
     assert torch.allclose(bare(**inputs).last_hidden_state, out.last_hidden_state)
 
 
-def test_gradient_checkpointing_gives_the_same_gradients() -> None:
-    model = tiny_model().train()
+@pytest.mark.parametrize("backbone", ["vit", "siglip2_vision_model", "dinov3_vit"])
+def test_gradient_checkpointing_gives_the_same_gradients(backbone: str) -> None:
+    model = tiny_model(backbone).train()
     model.config.classifier_dropout = 0.0
     model.dropout.p = 0.0
     inputs = tiny_processor(model)(some_photos())
