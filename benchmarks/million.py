@@ -2,8 +2,8 @@
 
     python -m benchmarks.million                     # 100,000 and 1,000,000 rows, each in a process of its own
 
-The images are paths in a CSV file; instead of decoding and scoring, each is planned by a made-up size and gets a made-up
-score. A run is stopped half-way and started again. Memory should not grow with the number of rows, and
+The images are paths in a CSV file; instead of decoding and scoring, each is planned by a made-up size and gets a
+made-up score. A run is stopped half-way and started again. Memory should not grow with the number of rows, and
 the time of a row should stay the same.
 """
 
