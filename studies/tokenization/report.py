@@ -16,7 +16,7 @@ import numpy as np
 
 from studies.results import Rows, fill_page, markdown, read_rows
 from studies.statistics_of_runs import DrawSpread, Estimate, claims, draw_spread, estimate
-from studies.tokenization.arms import ARMS
+from studies.tokenization.arms import ARMS, OVERFLOW_ARMS
 from studies.tokenization.faults import FAULTS
 from studies.tokenization.planted_images import QUESTIONS
 
@@ -72,6 +72,27 @@ def planted_table(rows: Rows, column: str) -> str:
         cells = [str(estimate(list(values_of(rows, arm, question, column).values()))) for question in QUESTIONS]
         lines.append([ARMS[arm].title, f"{float(first['tokens']):.0f}", f"{float(first['gmacs']):.4f}", *cells])
     return markdown(["arm", "tokens", "GMACs", *QUESTIONS], lines)
+
+
+def large_table(rows: Rows) -> str:
+    """What models learn of large images: mean and interval of each arm and question."""
+    lines = []
+    for arm in present(rows, list(OVERFLOW_ARMS)):
+        tokens = next(row["tokens"] for row in rows if row["arm"] == arm)
+        cells = [str(estimate(list(values_of(rows, arm, question, "srcc").values()))) for question in QUESTIONS]
+        lines.append([OVERFLOW_ARMS[arm].title, f"{float(tokens):.0f}", *cells])
+    return markdown(["arm", "tokens", *QUESTIONS], lines)
+
+
+def survival_table(rows: Rows) -> str:
+    """What is left of a planted checkerboard in the best token, a column for each range of megapixels."""
+    ranges = list(dict.fromkeys(row["megapixels"] for row in rows))
+    titles = {arm.train: arm.title for arm in OVERFLOW_ARMS.values()} | {"charm-drop": "drop, one draw"}
+    lines = []
+    for name in dict.fromkeys(row["tokenization"] for row in rows):
+        own = {row["megapixels"]: row for row in rows if row["tokenization"] == name}
+        lines.append([titles.get(name, name), *(f"{own[each]['survives']} ({own[each]['srcc']})" for each in ranges)])
+    return markdown(["arm", *(f"{each} megapixels" for each in ranges)], lines)
 
 
 def epochs_table(rows: Rows) -> str:
@@ -231,6 +252,8 @@ def make_tables(results: Path) -> dict[str, str]:
         ("selections", "planted/results.csv", lambda rows: differences_table(rows, SELECTIONS)),
         ("epochs", "planted/results.csv", epochs_table),
         ("costs", "planted/costs.csv", costs_table),
+        ("large", "large/planted/results.csv", large_table),
+        ("survival", "large/survival.csv", survival_table),
         ("faults", "faults/results.csv", faults_table),
         ("oasis", "oasis/results.csv", oasis_table),
         ("selection", "selection/results.csv.gz", selection_table),

@@ -18,7 +18,7 @@ pytest.importorskip("sklearn", reason="the study's photographs come from the whe
 
 from studies.results import fill_page, read_rows, write_rows
 from studies.statistics_of_runs import Estimate, claims, draw_spread, estimate
-from studies.tokenization import report
+from studies.tokenization import report, survival
 from studies.tokenization import run as study_runner
 from studies.tokenization.arms import ARMS, OVERFLOW_ARMS, TOKENIZATIONS, plan_large_regions
 from studies.tokenization.faults import FAULTS
@@ -342,3 +342,24 @@ def test_every_arm_names_known_tokenizations():
     assert {name for arm in [*ARMS.values(), *OVERFLOW_ARMS.values()] for name in (arm.train, arm.evaluate)} <= set(
         TOKENIZATIONS
     )
+
+
+def test_the_survival_of_a_checkerboard_is_one_in_native_tokens_and_none_in_shrunk_ones(tmp_path, monkeypatch, capsys):
+    size = replace(study_runner.SIZES["smoke"], arms="sizes", areas=(60_000, 100_000), scale=1.0, pool=2, test=2)
+    monkeypatch.setitem(study_runner.SIZES, "smoke", size)
+    flags = [
+        "--work-dir",
+        str(tmp_path),
+        "--size",
+        "smoke",
+        "--edges",
+        "0.2",
+        "1",
+        "--output",
+        str(tmp_path / "s.csv"),
+    ]
+    survival.main(flags)
+    shares = {row["tokenization"]: float(row["survives"]) for row in read_rows(tmp_path / "s.csv")}
+    assert shares["charm-keep"] > 0.5
+    assert shares["squash"] < 0.1
+    assert "| charm-coarsen | 0-1 | 4 |" in capsys.readouterr().out
