@@ -331,6 +331,10 @@ class CheckpointMixin(CardMixin):
             unexpected=unexpected - head if is_bare else unexpected,
             misshapen=[] if tolerant else map(str, info["mismatched_keys"]),
         )
+        for key, *_ in info["mismatched_keys"]:
+            owner, _, name = key.rpartition(".")
+            if initialize := getattr(model.get_submodule(owner), "initialize", None):
+                initialize(name)
         model.config._commit_hash = find_commit(pretrained_model_name_or_path, **kwargs)
         return (model, info) if wants_info else model
 

@@ -81,6 +81,11 @@ class CharmEmbeddings(nn.Module):
             self.set_submodule(self.row.projection, projection)
         self.dropout = nn.Dropout(getattr(config.backbone_config, "hidden_dropout_prob", 0.0))
 
+    @torch.no_grad()
+    def initialize(self, name: str) -> None:
+        """Start a parameter of its own anew: the encoder's initialization looks for the native module."""
+        nn.init.trunc_normal_(self.get_parameter(name), std=self.config.initializer_range)
+
     def forward(
         self, tokens: CharmTokens, scales: torch.Tensor | None, present: torch.Tensor | None = None
     ) -> torch.Tensor:

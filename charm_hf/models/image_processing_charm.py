@@ -22,6 +22,7 @@ from .presets_charm import get_dataset_preset
 from .processor_parameters_charm import (
     PARAMETER_NAMES,
     PER_CALL,
+    CharmImageProcessorKwargs,
     CharmProcessorParameters,
     default_of,
     refuse_unknown,
@@ -54,6 +55,7 @@ class CharmImageProcessor(CardMixin, BaseImageProcessor):
         "spatial_shapes",
     ]
 
+    valid_kwargs = CharmImageProcessorKwargs
     is_charm: ClassVar[bool] = True  # as of [`MmlqProcessor`], which may hold another image processor
     size: dict[str, int] | None
     seed: int | Sequence[int] | None

@@ -50,6 +50,7 @@ class CharmPreTrainedModel(CheckpointMixin, PreTrainedModel):
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
     _no_split_modules = ("CharmScaleEmbeddings", "CharmEmbeddings")  # and those that the backbone names
+    _can_compile_fullgraph = True
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True

@@ -160,6 +160,7 @@ class MmlqProcessor(ProcessorMixin):
     def __call__(
         self,
         images: Any,
+        text: Any = None,
         comments: Any = None,
         return_tensors: str | TensorType | None = "pt",
         max_text_length: int | None = None,
@@ -171,8 +172,9 @@ class MmlqProcessor(ProcessorMixin):
 
         Args:
             images: a path, URL, encoded bytes, PIL image or array, or a list of these.
-            comments: one list of strings a photo; `None` or an empty list for a photo without any. Blank comments
-                do not count. `None` instead of the whole: no photo has comments.
+            text: the comments, one list of strings a photo; `None` or an empty list for a photo without any. Blank
+                comments do not count. `None` instead of the whole: no photo has comments.
+            comments: the same by its own name.
             return_tensors: `"pt"` or `"np"`.
             max_text_length: for this call only.
             return_num_truncated_tokens: return the number of tokens that were cut off, too.
@@ -191,8 +193,8 @@ class MmlqProcessor(ProcessorMixin):
         if plans is not None and self.is_charm:
             images_kwargs["plans"] = plans
         features = dict(self.image_processor(self._read(photos), return_tensors=return_tensors, **images_kwargs))
-        if comments is not None:
-            texts = batch_comments(comments, len(photos), is_single)
+        if (said := comments if text is None else text) is not None:
+            texts = batch_comments(said, len(photos), is_single)
             features |= self.tokenize_comments(texts, max_text_length, return_tensors)
             if not return_num_truncated_tokens:
                 del features["num_truncated_tokens"]

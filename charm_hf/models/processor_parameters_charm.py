@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
@@ -131,6 +131,10 @@ class CharmProcessorParameters:
 
 # Given with a call, never kept.
 PER_CALL = ("input_data_format", "device", "do_convert_rgb", "data_format")
+# The same as a type, which is where transformers looks for the names.
+CharmImageProcessorKwargs = TypedDict(  # type: ignore[misc]
+    "CharmImageProcessorKwargs", {item.name: Any for item in fields(CharmProcessorParameters)}, total=False
+)
 PARAMETER_NAMES = tuple(item.name for item in fields(CharmProcessorParameters))
 
 
@@ -154,4 +158,4 @@ def default_of(name: str) -> Any:
     return item.default if item.default_factory is MISSING else item.default_factory()
 
 
-__all__ = ["CharmProcessorParameters"]
+__all__ = ["CharmImageProcessorKwargs", "CharmProcessorParameters"]

@@ -41,7 +41,7 @@ ABLATIONS = {
     ),
     "dropout": ("`comment_dropout`", {"0": "dropout-0", "**0.2**": "both", "0.5": "dropout-5"}),
 }
-MODALITIES = ("image", "comments", "both", "shuffled", "bert-trained")
+MODALITIES = ("image", "comments", "comments-bert-trained", "both", "shuffled", "bert-trained")
 
 
 def values_of(rows: Rows, arm: str, column: str) -> dict[str, float]:
@@ -65,7 +65,7 @@ def gain(rows: Rows, arm: str, rival: str, column: str = "srcc") -> Estimate | N
 def modality_table(rows: Rows) -> str:
     """What the model was given, and how well it ranks."""
     asked = [(ARMS[arm].title, arm, "srcc") for arm in MODALITIES]
-    asked.insert(3, ("image and comments, asked without comments", "both", "srcc_no_comments"))
+    asked.insert(4, ("image and comments, asked without comments", "both", "srcc_no_comments"))
     gains = claims([[gain(rows, arm, "image", column)] for _, arm, column in asked])
     lines = [
         [title, str(mean_of(rows, arm, column)), str(mean_of(rows, arm, "plcc")) if column == "srcc" else "", *cells]

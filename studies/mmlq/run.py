@@ -66,6 +66,9 @@ ARMS = {
     "both": Arm("image and comments"),
     "image": Arm("image only", {"num_textual_queries": 0}),
     "comments": Arm("comments only", {"num_visual_queries": 0}),
+    "comments-bert-trained": Arm(
+        "comments only, BERT trained along", {"num_visual_queries": 0}, train_text_model=True
+    ),
     "shuffled": Arm("image and the comments of another photo", shuffled=True),
     "bert-trained": Arm("image and comments, BERT trained along", train_text_model=True),
     "dropout-0": Arm("`comment_dropout` 0", {"comment_dropout": 0.0}),

@@ -560,6 +560,15 @@ def test_an_encoder_goes_from_scoring_checkpoint_to_bare_checkpoint_and_back(bac
     assert 0 < asked.classifier.weight.std() < 0.1  # begun anew, not left as it lay in memory
 
 
+def test_a_position_table_of_another_size_begins_anew_when_asked_for(tmp_path: Path) -> None:
+    tiny_model().save_pretrained(tmp_path)
+    config = CharmConfig.for_dataset("ava", backbone_config=tiny_backbone_config("vit", image_size=160))
+    other = CharmForAestheticScoring.from_pretrained(tmp_path, config=config, ignore_mismatched_sizes=True)
+    table = other.charm.backbone.embeddings.position_embeddings
+    assert table.shape == (1, 101, 32)
+    assert 0.01 < table.std() < 0.03  # not what happened to lie in memory
+
+
 @pytest.mark.parametrize("is_bare", [True, False])
 def test_a_charm_checkpoint_is_a_backbone_too(is_bare: bool, tmp_path: Path) -> None:
     model = tiny_model(num_scales=3, position_mode="reference")

@@ -35,6 +35,12 @@ def test_a_separator_of_ones_own_stands_between_the_comments():
     assert words(processor, inputs, 0) == ["[CLS]", "great", "light", "[SEP]", "lovely", "tone", "[SEP]"]
 
 
+def test_comments_are_text_as_transformers_calls_it_too():
+    processor, expected = tiny_processor(), tiny_processor()(photos(), COMMENTS)["input_ids"]
+    assert torch.equal(processor(photos(), text=COMMENTS)["input_ids"], expected)
+    assert torch.equal(processor(photos(), comments=COMMENTS)["input_ids"], expected)
+
+
 def test_without_comments_only_the_photo_is_prepared():
     assert set(tiny_processor()(photos())) == {"pixel_values"}
 

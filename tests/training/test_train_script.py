@@ -23,6 +23,7 @@ from script_runs import (
     start_process,
     weights,
 )
+from support import tiny_model, tiny_processor
 
 from charm_hf import CharmForAestheticScoring, CharmImageProcessor
 from charm_hf.training import loop
@@ -364,3 +365,19 @@ def test_two_processes_have_the_loss_curve_of_one_with_twice_the_batch(photo_tab
         assert [r[key] for r in first] == pytest.approx([r[key] for r in second], abs=1e-5)
     a, b = weights(tmp_path / "one"), weights(tmp_path / "two")
     assert all(torch.allclose(a[name], b[name], atol=1e-5) for name in a)
+
+
+@pytest.mark.slow
+def test_two_processes_train_on_from_a_checkpoint_of_dinov2(photo_table, tmp_path):
+    """Loading makes each parameter anew, also those that no score depends on and data-parallel training waits for."""
+    start = tiny_model("dinov2")
+    start.save_pretrained(tmp_path / "start")
+    tiny_processor(start).save_pretrained(tmp_path / "start")
+    launch = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", EXAMPLES / "train.py")
+    flags = ["--dataset_name", "csv", "--data_dir", photo_table, "--model_name_or_path", tmp_path / "start"]
+    flags += ["--num_train_epochs", "1", "--num_workers", "0", "--processor", "{max_num_patches: 20}"]
+    finish_process(start_process(*launch, *flags, "--output_dir", tmp_path / "run"))
+    assert read_json(tmp_path / "run" / "run.json")["num_processes"] == 2
+    old, new = weights(tmp_path / "start"), weights(tmp_path / "run")
+    moved = {key for key, value in new.items() if key in old and not torch.equal(value, old[key])}
+    assert any("layer.0" in key for key in moved)
