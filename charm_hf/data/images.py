@@ -82,6 +82,12 @@ class FolderIndex:
         return self._names[folder]
 
 
+def undecoded(dataset: Dataset) -> Dataset:
+    """The dataset with images as `datasets` stores them, so that none but the one reader decodes them."""
+    kind = (dataset.features or {}).get("image")
+    return dataset.cast_column("image", Image(decode=False)) if isinstance(kind, Image) else dataset
+
+
 @dataclass(frozen=True)
 class FolderImages:
     """Images as files in a folder.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..models.image_loading_charm import load_image
 from .annotation_files import require_folder
 from .images import FolderIndex, fold_name
 
@@ -65,8 +66,8 @@ def _key(name: str) -> str:
 
 def _read(path: Path, name: str, size: tuple[int, int]) -> Image.Image:
     try:
-        grey = Image.open(path).convert("L")
-    except (OSError, SyntaxError, ValueError) as error:
+        grey = load_image(path).convert("L")
+    except (OSError, ValueError) as error:
         raise ValueError(f"The saliency map {path} of {name!r} cannot be read: {error}") from error
     if abs(grey.width / grey.height / (size[0] / size[1]) - 1) > 0.02:
         raise ValueError(

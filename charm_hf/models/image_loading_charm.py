@@ -2,11 +2,12 @@
 
 The rule, in order:
 
-1. an animation or multi-page file gives its first frame;
-2. EXIF orientation is applied;
-3. 16-bit grey keeps its high byte (as PIL itself does for 16-bit colour); float grey is taken as [0, 1];
-4. transparency, also of a palette, is composed on white;
-5. palette, grey, CMYK, YCbCr, LAB and HSV become RGB by PIL's own conversion; ICC profiles are not applied.
+1. a file is opened if its format is in the one list, `image_formats_charm.FORMATS`;
+2. an animation or multi-page file gives its first frame;
+3. EXIF orientation is applied, if it stands before the pixels and can be read;
+4. 16-bit grey keeps its high byte (as PIL itself does for 16-bit colour); float grey is taken as [0, 1];
+5. transparency, also of a palette, is composed on white;
+6. palette, grey, CMYK, YCbCr, LAB and HSV become RGB by PIL's own conversion; ICC profiles are not applied.
 
 The caller's image object is never changed.
 """
@@ -21,17 +22,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+
+from .image_formats_charm import (
+    MAX_ASPECT_RATIO,
+    MAX_IMAGE_PIXELS,
+    MAX_PHOTO_BYTES,
+    MIN_EDGE,
+    decoding_bytes,
+    open_image,
+)
+from .image_urls_charm import fetch_url, is_url
 
 
 if TYPE_CHECKING:
     import torch  # imported where tensors are made, so that files are read without it
 
-# 537 MB of RGB: beyond it a file is taken for a decompression bomb, as PIL does at its default settings.
-MAX_IMAGE_PIXELS = 178_956_970
-
-_URL_PREFIXES = ("http://", "https://")
-_URL_TIMEOUT_SECONDS = 30.0
+# EXIF orientation → how it is undone.
+_TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
+# Pixels that are converted at once, so that a conversion takes no more memory than its result.
+_STRIP_PIXELS = 2**21
 
 
 def source_path(source: Any) -> str | None:
@@ -51,17 +61,19 @@ def describe_source(source: Any, index: int | None = None) -> str:
 
 @contextmanager
 def _errors_naming(name: str) -> Iterator[None]:
-    """Turn what PIL raises at broken content into a `ValueError` that names the image."""
+    """Turn whatever a decoder raises at broken content into a `ValueError` that names the image."""
     try:
         yield
     except (FileNotFoundError, PermissionError, IsADirectoryError):
         raise
     except UnidentifiedImageError:
-        raise ValueError(f"{name} is not an image that PIL can read.") from None
+        raise ValueError(f"{name} is not an image that PIL can read, or of a format that is not opened.") from None
     except Image.DecompressionBombError as error:
         raise ValueError(f"{name} is too large: {error}") from None
-    except (OSError, SyntaxError, EOFError, TypeError, IndexError, OverflowError, MemoryError) as error:
-        raise ValueError(f"{name} cannot be decoded: {error}") from error
+    except Exception as error:
+        if isinstance(error, ValueError) and str(error).startswith(name):
+            raise
+        raise ValueError(f"{name} cannot be decoded: {error or type(error).__name__}") from error
 
 
 def load_image(
@@ -87,27 +99,61 @@ def load_image(
     name = name or describe_source(source)
     with _errors_naming(name):
         if isinstance(source, Image.Image):
+            _check_size(source, name)
             if on_size is not None:
                 on_size(*_oriented_size(source))
-            return _to_rgb(_first_frame(source), name)
+            frame = _first_frame(source)
+            return _to_rgb(frame, _orientation(frame), name)
         with _open(source, name) as image:
-            smallest = None if on_size is None else on_size(*_oriented_size(image))
+            orientation, whole = _orientation(image), image.size
+            smallest = None if on_size is None else on_size(*_turned(image.size, orientation))
             if smallest is not None and image.format == "JPEG" and image.mode in ("RGB", "L"):
-                image.draft(image.mode, smallest if _oriented_size(image) == image.size else smallest[::-1])
-            return _to_rgb(image, name)
+                image.draft(image.mode, _turned(smallest, orientation))
+            if decoding_bytes(image, whole) > MAX_PHOTO_BYTES:
+                raise ValueError(
+                    f"{name} has {whole[0]}×{whole[1]} pixels: decoding so large a {image.format} file could take "
+                    f"more than {MAX_PHOTO_BYTES / 1e9:g} GB of memory."
+                )
+            image.load()
+            return _to_rgb(image, orientation, name)
 
 
-def image_size(source: Any, *, name: str | None = None) -> tuple[int, int]:
+def image_size(source: Any, *, name: str | None = None, input_data_format: str | None = None) -> tuple[int, int]:
     """Width and height in pixels after EXIF orientation, without decoding the pixels of a file.
+
+    Args:
+        source: what [`load_image`] and [`array_to_tensor`] take.
+        name, input_data_format: as for these.
 
     Raises:
         FileNotFoundError, PermissionError, ValueError: as [`load_image`].
     """
     name = name or describe_source(source)
-    if isinstance(source, Image.Image):
-        return _oriented_size(source)
-    with _errors_naming(name), _open(source, name) as image:
-        return _oriented_size(image)
+    if hasattr(source, "shape") and not isinstance(source, Image.Image):
+        height, width = _array_size(source, name, input_data_format)
+        return width, height
+    with _errors_naming(name):
+        if isinstance(source, Image.Image):
+            return _oriented_size(source)
+        with _open(source, name) as image:
+            return _oriented_size(image)
+
+
+def scorable_size(source: Any, *, name: str | None = None, input_data_format: str | None = None) -> tuple[int, int]:
+    """[`image_size`] of a photo that is to be scored; every way to score asks here first.
+
+    Raises:
+        ValueError: also for a photo too small or too thin for its score to mean anything.
+    """
+    name = name or describe_source(source)
+    width, height = image_size(source, name=name, input_data_format=input_data_format)
+    short, long = sorted((width, height))
+    if short < MIN_EDGE or long > MAX_ASPECT_RATIO * short:
+        raise ValueError(
+            f"{name} has {width}×{height} pixels: no score would mean anything below {MIN_EDGE} pixels on the shorter "
+            f"side, or beyond {MAX_ASPECT_RATIO} times as long as wide."
+        )
+    return width, height
 
 
 def rgb_planes(image: Image.Image, height: int, width: int) -> np.ndarray:
@@ -118,9 +164,11 @@ def rgb_planes(image: Image.Image, height: int, width: int) -> np.ndarray:
     planes = np.empty((3, height, width), dtype=np.uint8)
     planes[:, image.height :] = 0
     planes[:, :, image.width :] = 0
-    for plane, band in zip(planes, "RGB", strict=True):
-        pixels = np.frombuffer(image.tobytes("raw", band), dtype=np.uint8).reshape(image.height, image.width)
-        plane[: image.height, : image.width] = pixels[:height, :width]
+    for top, strip in _strips(image):
+        rows = planes[:, top : top + strip.height, : image.width]
+        for plane, band in zip(rows, "RGB", strict=True):
+            pixels = np.frombuffer(strip.tobytes("raw", band), dtype=np.uint8).reshape(strip.height, strip.width)
+            plane[:] = pixels[: len(plane), :width]
     return planes
 
 
@@ -142,21 +190,42 @@ def array_to_tensor(array: np.ndarray | torch.Tensor, name: str, input_data_form
     """
     import torch
 
-    if isinstance(array, np.ndarray) and array.dtype == np.uint16:
-        array = (array >> 8).astype(np.uint8)
-    tensor = torch.from_numpy(np.require(array, requirements=["C", "W"])) if isinstance(array, np.ndarray) else array
+    _array_size(array, name, input_data_format)
+    tensor = _as_tensor(array, name) if isinstance(array, np.ndarray) else array
+    if tensor.is_complex() or tensor.is_quantized or tensor.layout != torch.strided or tensor.device.type == "meta":
+        kind = f"{tensor.dtype}, {tensor.layout}, on {tensor.device}"
+        raise ValueError(f"{name}: expected a dense tensor of whole or real numbers that is there, got {kind}.")
     if tensor.ndim == 2:
         tensor = tensor[None]
-    elif tensor.ndim != 3:
-        raise ValueError(f"{name}: expected an array of 2 or 3 dimensions, got shape {tuple(tensor.shape)}.")
     elif not _is_channels_first(tensor, name, input_data_format):
         tensor = tensor.permute(2, 0, 1)
-    if tensor.numel() == 0:
-        raise ValueError(f"{name} is empty: shape {tuple(tensor.shape)}.")
     return _three_channels(_check_values(tensor, name))
 
 
-def _is_channels_first(tensor: torch.Tensor, name: str, input_data_format: str | None) -> bool:
+def _as_tensor(array: np.ndarray, name: str) -> torch.Tensor:
+    import torch
+
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+        raise ValueError(f"{name}: expected an array of whole or real numbers, got {array.dtype}.")
+    if array.dtype.kind == "u" and array.dtype.itemsize == 8:
+        array = np.minimum(array, 2**62)  # which torch knows as a signed number
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+
+
+def _array_size(array: Any, name: str, input_data_format: str | None) -> tuple[int, int]:
+    """Height and width of an array or a tensor."""
+    shape = tuple(array.shape)
+    if len(shape) not in (2, 3):
+        raise ValueError(f"{name}: expected an array of 2 or 3 dimensions, got shape {shape}.")
+    if 0 in shape:
+        raise ValueError(f"{name} is empty: shape {shape}.")
+    if len(shape) == 2:
+        return shape[0], shape[1]
+    return shape[1:] if _is_channels_first(array, name, input_data_format) else shape[:2]
+
+
+def _is_channels_first(tensor: Any, name: str, input_data_format: str | None) -> bool:
     channels = (1, 3, 4)
     if input_data_format is not None:
         first = str(getattr(input_data_format, "value", input_data_format)) in ("channels_first", "first")
@@ -177,6 +246,12 @@ def _check_values(tensor: torch.Tensor, name: str) -> torch.Tensor:
 
     if tensor.dtype == torch.bool:
         return tensor.to(torch.uint8) * 255
+    if tensor.dtype == torch.uint16:
+        return (tensor.int() >> 8).byte()
+    if tensor.dtype in (torch.int8, torch.uint32, torch.uint64):
+        tensor = tensor.long()  # torch does not compare the unsigned, nor the small with 255
+    if tensor.is_floating_point():
+        tensor = tensor.float()
     low, high = tensor.detach().aminmax()
     if tensor.is_floating_point():
         # NaN fails both comparisons, and so does infinity. A little overshoot of a resampling is let through.
@@ -185,7 +260,7 @@ def _check_values(tensor: torch.Tensor, name: str) -> torch.Tensor:
                 f"{name}: float pixels must lie in [0, 1], found {low.item():.4g} to {high.item():.4g}. "
                 "Give integers 0-255, or divide by 255 first."
             )
-        return tensor.float()
+        return tensor
     if low < 0 or high > 255:
         raise ValueError(f"{name}: integer pixels must lie in 0-255, found {low.item()} to {high.item()}.")
     return tensor.to(torch.uint8)
@@ -206,8 +281,8 @@ def _open(source: Any, name: str) -> Image.Image:
     if isinstance(source, dict):
         content = source.get("bytes")
         source = content if content is not None else source.get("path")
-    if isinstance(source, str) and source.startswith(_URL_PREFIXES):
-        source = _download(source)
+    if is_url(source):
+        source = fetch_url(source)
     if isinstance(source, (bytes, bytearray, memoryview)):
         if len(source) == 0:
             raise ValueError(f"{name} is empty: zero bytes.")
@@ -218,9 +293,9 @@ def _open(source: Any, name: str) -> Image.Image:
             raise IsADirectoryError(f"{name} is a folder, expected an image file.")
         if path.stat().st_size == 0:
             raise ValueError(f"{name} is empty: zero bytes.")
-        image = Image.open(path)
+        image = open_image(path)
     elif hasattr(source, "read"):
-        image = Image.open(source)
+        image = open_image(source)
     else:
         raise ValueError(
             f"{name}: expected a path, URL, bytes, file object, PIL image, NumPy array or torch tensor, got "
@@ -228,15 +303,6 @@ def _open(source: Any, name: str) -> Image.Image:
         )
     _check_size(image, name)
     return image
-
-
-def _download(url: str) -> bytes:
-    from huggingface_hub import get_session
-
-    response = get_session().get(url, timeout=_URL_TIMEOUT_SECONDS, follow_redirects=True)
-    if response.status_code != 200:
-        raise ValueError(f"{url!r} answered with status {response.status_code}, expected 200.")
-    return response.content
 
 
 def _check_size(image: Image.Image, name: str) -> None:
@@ -259,25 +325,58 @@ def _first_frame(image: Image.Image) -> Image.Image:
         image.seek(frame)
 
 
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 to 8; upright where it cannot be read, since the pixels are good all the same."""
+    if image.format == "TIFF":  # PIL turns it itself
+        return 1
+    try:
+        # The base class's method, because a PNG's own one decodes all pixels in search of EXIF data behind them.
+        found = Image.Image.getexif(image).get(0x0112, 1)
+        return found if found in _TURNS else 1
+    except Exception:  # PIL's parser raises whatever broken data makes it stumble on
+        return 1
+
+
+def _turned(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+    return size if orientation < 5 else (size[1], size[0])
+
+
 def _oriented_size(image: Image.Image) -> tuple[int, int]:
-    width, height = image.size
-    # The base class's method, because a PNG's own one decodes all pixels in search of EXIF data behind them.
-    rotated = Image.Image.getexif(image).get(0x0112, 1) in (5, 6, 7, 8)
-    return (height, width) if rotated else (width, height)
+    return _turned(image.size, _orientation(image))
 
 
-def _to_rgb(image: Image.Image, name: str) -> Image.Image:
-    _check_size(image, name)
-    image.load()
-    # The image is ours alone, and a copy of a photo costs more than any other step here.
-    ImageOps.exif_transpose(image, in_place=True)
+def _to_rgb(image: Image.Image, orientation: int, name: str) -> Image.Image:
+    """Turn a loaded image, ours alone, into upright RGB."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        image = _grey_to_8bit(image, name)
+        image = _converted(image, "L", lambda strip: _grey_to_8bit(strip, name))
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, image)
-    return image if image.mode == "RGB" else image.convert("RGB")
+        image = _converted(image, "RGB", _on_white)
+    if image.mode != "RGB":
+        image = image.convert("RGB")
+    return image if orientation == 1 else image.transpose(Image.Transpose(_TURNS[orientation]))
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """The image from top to bottom, in strips of bounded size, each with the row that it starts at."""
+    rows = max(1, _STRIP_PIXELS // image.width)
+    if rows >= image.height:
+        yield 0, image
+        return
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
+def _converted(image: Image.Image, mode: str, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """An image converted pixel by pixel, without a second whole copy underway."""
+    result = Image.new(mode, image.size)
+    for top, strip in _strips(image):
+        result.paste(convert(strip), (0, top))
+    return result
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image).convert("RGB")
 
 
 def _grey_to_8bit(image: Image.Image, name: str) -> Image.Image:
@@ -289,4 +388,12 @@ def _grey_to_8bit(image: Image.Image, name: str) -> Image.Image:
     return Image.fromarray((np.clip(values, 0, 65535).astype(np.uint16) >> 8).astype(np.uint8))
 
 
-__all__ = ["array_to_tensor", "describe_source", "image_size", "load_image", "rgb_planes", "source_path"]
+__all__ = [
+    "array_to_tensor",
+    "describe_source",
+    "image_size",
+    "load_image",
+    "rgb_planes",
+    "scorable_size",
+    "source_path",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -15,6 +16,7 @@ from transformers.utils import TensorType
 
 from .backbones_charm import get_backbone
 from .checkpoint_charm import CHARM_AUTO_MAP, CardMixin, save_code_files
+from .image_formats_charm import MAX_PHOTO_BYTES
 from .image_loading_charm import array_to_tensor, describe_source, load_image, rgb_planes, source_path
 from .patch_selection_charm import SELECTIONS, draw_salient, measure_importance, rank_regions
 from .plan_charm import PhotoPlan, plan_photo
@@ -260,7 +262,10 @@ def _read(
             raise ValueError(
                 f"{name} has {width}×{height} pixels, but was planned with {plan.source[1]}×{plan.source[0]}."
             )
-        return plan or plan_photo(height, width, parameters.rules)
+        try:
+            return plan or plan_photo(height, width, parameters.rules)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
 
     def on_size(width: int, height: int) -> tuple[int, int] | None:
         nonlocal plan
@@ -273,6 +278,8 @@ def _read(
         plan = settle(tensor.shape[1], tensor.shape[2])
         as_it_is = plan.resized == plan.source and plan.thumbnail is None
         if tensor.is_floating_point() or as_it_is:
+            if 12 * math.prod(plan.resized) > MAX_PHOTO_BYTES:  # resized whole, unlike a picture
+                raise ValueError(f"{name}: too thin an array to become {plan.resized[1]}×{plan.resized[0]} pixels.")
             return *_cut_tensor(tensor, plan), plan
         source = Image.fromarray(tensor.permute(1, 2, 0).cpu().numpy())
     image = load_image(source, name=name, on_size=on_size)

@@ -203,14 +203,15 @@ def fast_entropy_importance(planes: np.ndarray, size: int) -> np.ndarray:
     # As many regions at once as have counters that fit the cache, and numbers of counters that fit 16 bits.
     at_once = min(num_columns, 64)
     first_bin = np.repeat(np.arange(at_once, dtype=np.int16) * 256, size)
-    counts = []
+    terms = _entropy_terms(3 * size * size)
+    sums = []
     for strip in strips_of(planes, size):
         for left in range(0, num_columns, at_once):
             pixels = strip[:, :, left * size : (left + at_once) * size]
             bins = torch.from_numpy((pixels + first_bin[: pixels.shape[2]]).ravel())
-            counts.append(torch.bincount(bins, minlength=pixels.shape[2] // size * 256))
-    terms = _entropy_terms(3 * size * size).index_select(0, torch.cat(counts))
-    return (terms.view(-1, 256).sum(1).double() / ENTROPY_STEPS).float().numpy()
+            counts = torch.bincount(bins, minlength=pixels.shape[2] // size * 256)
+            sums.append(terms.index_select(0, counts).view(-1, 256).sum(1))
+    return (torch.cat(sums).double() / ENTROPY_STEPS).float().numpy()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -12,6 +12,8 @@ from PIL import Image
 from transformers import ImageFeatureExtractionPipeline, Pipeline
 
 from .checkpoint_charm import CardMixin, CheckpointMixin, describe_provenance
+from .image_loading_charm import scorable_size
+from .image_urls_charm import fetch_url, is_url
 from .scores_charm import average_views, percentile_of_score
 
 
@@ -100,6 +102,9 @@ class ImageAestheticsPipeline(CardMixin, Pipeline):
             if "saliency_map" in input_:
                 processor_kwargs = {**processor_kwargs, "saliency_maps": [input_["saliency_map"]]}
             input_, comments = input_["image"], input_.get("comments")
+        if is_url(input_):
+            input_ = {"bytes": fetch_url(input_), "path": input_}  # once, for its size and its pixels
+        scorable_size(input_, input_data_format=processor_kwargs.get("input_data_format"))
         if num_views == 1:
             views = [self._tokenize(input_, comments, processor_kwargs)]
         elif not self.is_charm:

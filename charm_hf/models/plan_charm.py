@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from .image_formats_charm import MAX_PHOTO_BYTES
+
 
 # Tokens that the released code spends on high-resolution regions, per number of scales: 512 for two, 768 for three.
 HIGH_RESOLUTION_BUDGET_PER_SCALE = 256
@@ -123,6 +125,19 @@ class PhotoPlan:
         return left * across, top * down, (left + used[1]) * across, (top + used[0]) * down
 
     @property
+    def num_bytes(self) -> int:
+        """Memory that it takes at most to cut a decoded photo by this plan, the photo included."""
+        cut = self.height * self.width
+        # A crop is resized alone; else the photo is shrunk across first, then down.
+        whole = self.resized == self.source or self.crop != (0, 0)
+        shrunk = 0 if whole else self.resized[1] * self.source[0] + math.prod(self.resized)
+        region = self.scales[-1].region
+        strip = 150 * region * self.width  # what is computed of the pixels is computed of a row of regions at once
+        values = (self.num_tokens + self.dropped) * (3 * self.patch_size**2 + 16)
+        picture, tokens = 4 * (math.prod(self.source) + shrunk), 64 * (cut // region**2) + 4 * values
+        return 3 * cut + strip + max(picture, tokens)
+
+    @property
     def covered_area(self) -> tuple[float, float, float, float]:
         """The part of the photo that becomes tokens of some scale: that of the coarsest."""
         return self.area_of(0)
@@ -142,6 +157,16 @@ def plan_photo(height: int, width: int, rules: PlanRules) -> PhotoPlan:
     - `"drop"`: tokens are left out at random. `"keep"`: all of them stay.
     """
     source = (height, width)
+    plan = _plan(source, rules)
+    if plan.num_bytes > MAX_PHOTO_BYTES:
+        raise ValueError(
+            f"A photo of {width}×{height} pixels would take {plan.num_bytes / 1e9:.1f} GB of memory to become "
+            f"{plan.num_tokens:,} tokens, more than the {MAX_PHOTO_BYTES / 1e9:g} GB of any photo."
+        )
+    return plan
+
+
+def _plan(source: tuple[int, int], rules: PlanRules) -> PhotoPlan:
     if rules.original:
         return _plan_original(source, rules)
     size = source if rules.longest_edge is None else shrink_to(source, rules.longest_edge)

@@ -11,7 +11,8 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from ..models.image_loading_charm import array_to_tensor, image_size, load_image
+from ..models.image_formats_charm import MAX_PHOTO_BYTES
+from ..models.image_loading_charm import load_image, scorable_size
 from .items import Item
 from .rows import ScoreRow, describe_error
 
@@ -70,11 +71,7 @@ def measure(item: Item, plan: Callable[[int, int], Any]) -> Measured:
     if item.error is not None:
         return Measured(item, error=item.error)
     try:
-        image = item.read()
-        if isinstance(image, (np.ndarray, torch.Tensor)):
-            height, width = array_to_tensor(image, item.path).shape[1:]
-        else:
-            width, height = image_size(image, name=repr(item.path))
+        width, height = scorable_size(item.read(), name=repr(item.path))
         return Measured(item, width, height, plan(height, width))
     except (ValueError, FileNotFoundError, PermissionError, IsADirectoryError) as error:
         return Measured(item, error=describe_error(error))
@@ -143,8 +140,8 @@ class BatchTokenizer(Dataset):
             given["saliency_maps"] = [self.saliency(item.path, (measured.width, measured.height))]
         if self.num_views == 1:
             return [self._tokenize(image, given)]
-        if not isinstance(image, (np.ndarray, torch.Tensor)):
-            image = load_image(image)  # decoded once for all views
+        if not isinstance(image, (np.ndarray, torch.Tensor)) and measured.plan.num_bytes < MAX_PHOTO_BYTES / 2:
+            image = load_image(image)  # decoded once for all views, where holding it does not cost too much
         # As the pipeline does: view i uses seed + i.
         seed = given.get("seed", self.processor.seed) or 0
         drawn = {"stochastic_selection": True, **given}

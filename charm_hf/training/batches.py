@@ -13,6 +13,7 @@ from datasets import Dataset
 from PIL import Image
 from torch.utils.data import DataLoader, Sampler
 
+from charm_hf.data.images import undecoded
 from charm_hf.data.saliency_maps import SaliencyFolder
 from charm_hf.models.image_loading_charm import load_image
 from charm_hf.training.augmentation import TrainingAugmentation
@@ -99,7 +100,12 @@ class TokenizedDataset(torch.utils.data.Dataset[dict[str, Any]]):
         prepare: Callable[[Image.Image, random.Random], Image.Image] | None = None,
         saliency: SaliencyFolder | None = None,
     ) -> None:
-        self.dataset, self.processor, self.label, self.augmentation = dataset, processor, label, augmentation
+        self.dataset, self.processor, self.label, self.augmentation = (
+            undecoded(dataset),
+            processor,
+            label,
+            augmentation,
+        )
         self.processor_kwargs, self.seed, self.prepare = dict(processor_kwargs or {}), seed, prepare
         own = getattr(processor, "patch_selection", None)
         self.saliency = saliency if self.processor_kwargs.get("patch_selection", own) == "saliency" else None

@@ -25,8 +25,10 @@ from safetensors.numpy import save_file
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from charm_hf.data.images import undecoded
 from charm_hf.files import TEMPORARY_PREFIX, replaced_file, write_json
 from charm_hf.models.checkpoint_charm import digest_weights
+from charm_hf.models.image_loading_charm import load_image
 from charm_hf.models.modeling_mmlq import MmlqForAestheticScoring
 from charm_hf.models.processing_mmlq import MmlqProcessor
 from charm_hf.training.batches import derive_seed
@@ -233,7 +235,7 @@ class _MissingPhotos(torch.utils.data.Dataset[tuple[str, dict[str, torch.Tensor]
     def __init__(
         self, dataset: Dataset, processor: MmlqProcessor, store: FeatureStore, flips: bool, accelerator: Accelerator
     ) -> None:
-        self.dataset, self.processor = dataset, processor
+        self.dataset, self.processor = undecoded(dataset), processor
         names = [
             (photo_name(image_id, flipped), index, flipped)
             for index, image_id in enumerate(dataset["image_id"])
@@ -248,7 +250,7 @@ class _MissingPhotos(torch.utils.data.Dataset[tuple[str, dict[str, torch.Tensor]
     def __getitem__(self, place: int) -> tuple[str, dict[str, torch.Tensor]]:
         name, index, flipped = self.own[place]
         try:
-            image = self.dataset[index]["image"].convert("RGB")
+            image = load_image(self.dataset[index]["image"])
             if flipped:
                 image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             inputs = self.processor([image])

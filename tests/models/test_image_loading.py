@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from image_files import KINDS, encoded, photo_like
 from PIL import Image
 from support import photo_path
 
-from charm_hf.models import image_loading_charm
-from charm_hf.models.image_loading_charm import array_to_tensor, image_size, load_image
+from charm_hf.models import image_formats_charm, image_loading_charm
+from charm_hf.models.image_loading_charm import array_to_tensor, image_size, load_image, scorable_size
 
 
 RED = (255, 0, 0)
@@ -213,3 +215,141 @@ def test_a_url_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         with pytest.raises(ValueError, match="status 404"):
             load_image(f"{base}/nothing.png")
         server.shutdown()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is opened, and what broken parts cost.
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_file_is_read_and_its_size_is_known_before(kind: str) -> None:
+    content = encoded(kind, photo_like(60, 40))
+    picture = load_image(content)
+    assert picture.mode == "RGB"
+    assert image_size(content) == picture.size == ((40, 60) if "turned" in kind else (60, 40))
+
+
+def test_a_turned_tiff_is_upright_and_planned_upright() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = encode(gradient(), "TIFF", exif=exif)
+    assert image_size(content) == load_image(content).size == (32, 48)
+
+
+@pytest.mark.parametrize("name", ["program.jpg", "program.eps"])
+def test_postscript_is_refused_whatever_it_is_called_and_starts_no_interpreter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n%%EndComments\nshowpage\n%%EOF\n"
+    (tmp_path / name).write_bytes(program)
+    with Image.open(tmp_path / name) as opened:
+        assert opened.format == "EPS", "PIL opens it, so refusing it proves something"
+    monkeypatch.setattr("subprocess.Popen", None)
+    with pytest.raises(ValueError, match="program.*not an image"):
+        load_image(tmp_path / name)
+
+
+def test_only_the_listed_formats_are_opened() -> None:
+    content = encode(gradient(), "PCX")
+    with pytest.raises(ValueError, match="format that is not opened"):
+        load_image(content)
+
+
+def test_a_large_file_of_a_format_that_is_read_whole_is_refused_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_formats_charm, "MAX_WHOLE_BYTES", 10_000)
+    path = tmp_path / "padded.webp"
+    path.write_bytes(encode(gradient(), "WEBP") + bytes(10_000))
+    with pytest.raises(ValueError, match=r"padded\.webp"):
+        load_image(path)
+    path.write_bytes(encode(gradient(), "PNG") + bytes(10_000))
+    assert load_image(path).size == (48, 32)
+
+
+def test_a_jpeg_in_several_scans_is_known_to_need_more_memory() -> None:
+    photo = photo_like(64, 64)
+
+    def bytes_a_pixel(content: bytes) -> float:
+        return image_formats_charm.decoding_bytes(image_formats_charm.open_image(io.BytesIO(content)), (64, 64)) / 4096
+
+    assert bytes_a_pixel(encode(photo, "JPEG", subsampling=0)) == 8
+    assert bytes_a_pixel(encode(photo, "JPEG", subsampling=0, progressive=True)) == 10
+    several = bytearray(encode(photo, "JPEG", subsampling=0))
+    several[several.index(b"\xff\xda") + 4] = 1
+    assert bytes_a_pixel(bytes(several)) == 10
+
+
+def exif_of_one_entry(kind: int, value: int) -> bytes:
+    """An orientation of this TIFF type and value."""
+    return b"Exif\0\0II*\0" + struct.pack("<IHHHIII", 8, 1, 0x0112, kind, 1, value, 0)
+
+
+BROKEN_EXIF = {
+    "cut off": b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\x00\x05\x01",
+    "no byte order": b"Exif\x00\x00XX\x00*\x00\x00\x00\x08",
+    "a far directory": b"Exif\x00\x00II*\x00\xff\xff\xff\xff\x01\x00",
+    "an orientation of 77": exif_of_one_entry(3, 77),
+    "an orientation of text": exif_of_one_entry(2, ord("x")),
+    "nothing": b"Exif\x00\x00",
+}
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("broken", BROKEN_EXIF)
+def test_broken_exif_costs_no_pixels(broken: str, format: str) -> None:
+    photo = Image.new("RGB", (48, 32), (200, 60, 30))
+    content = encode(photo, format, exif=BROKEN_EXIF[broken])
+    picture = load_image(content)
+    assert image_size(content) == picture.size == (48, 32)
+    assert np.abs(np.asarray(picture, dtype=int) - np.asarray(photo)).mean() < 10
+
+
+@pytest.mark.parametrize(
+    "raised", [struct.error("unpack"), NotImplementedError("mode"), RuntimeError("x"), SyntaxError("broken PNG"),
+               ZeroDivisionError(), KeyError("tile"), ValueError("buffer is not large enough"), MemoryError()],
+    ids=lambda raised: type(raised).__name__,
+)  # fmt: skip
+def test_whatever_a_decoder_raises_is_an_error_that_names_the_image(
+    raised: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(self: object) -> None:
+        raise raised
+
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", load)
+    with pytest.raises(ValueError, match="odd.png cannot be decoded"):
+        load_image(encode(gradient(), "PNG"), name="odd.png")
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((4, 4, 3), complex),
+        np.full((4, 4), None),
+        np.array([["a"]]),
+        np.full((4, 4, 3), 300, np.uint32),
+        np.full((4, 4, 3), 2**63 + 5, np.uint64),
+        torch.zeros(3, 4, 4, device="meta"),
+        torch.zeros(3, 4, 4, dtype=torch.complex64),
+        torch.zeros(3, 4, 4).to_sparse(),
+    ],
+    ids=["complex", "objects", "text", "uint32", "uint64", "meta", "complex tensor", "sparse"],
+)
+def test_an_array_that_holds_no_pixels_is_an_error_that_names_it(array: object) -> None:
+    with pytest.raises(ValueError, match="image 7"):
+        array_to_tensor(array, "image 7")
+
+
+@pytest.mark.parametrize("dtype", ["uint32", "uint64", ">i4", ">u2", "int8"])
+def test_whole_numbers_of_any_width_are_pixels(dtype: str) -> None:
+    values = np.arange(105).reshape(5, 7, 3) * (256 if dtype == ">u2" else 1)
+    assert array_to_tensor(values.astype(dtype), "a").flatten().sort().values.tolist() == list(range(105))
+
+
+def test_a_photo_too_small_or_too_thin_has_no_size_to_score() -> None:
+    for size in ((16, 16), (800, 16), (20, 1000)):
+        assert scorable_size(Image.new("RGB", size)) == size
+        assert scorable_size(np.zeros((size[1], size[0], 3), np.uint8)) == size
+    for size in ((15, 15), (15, 700), (801, 16), (1, 2000)):
+        with pytest.raises(ValueError, match=f"line.png has {size[0]}×{size[1]} pixels: no score"):
+            scorable_size(Image.new("RGB", size), name="line.png")

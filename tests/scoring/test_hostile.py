@@ -50,9 +50,10 @@ def hostile(tmp_path, write_photo):
     for name, (data, reason) in files.items():
         (folder / name).write_bytes(data)
         expected[str(folder / name)] = reason
-    for name, size in {"1x1.png": (1, 1), "1x20000.png": (20_000, 1), "13x900.png": (13, 900)}.items():
+    degenerate = {"1x1.png": (1, 1), "1x20000.png": (20_000, 1), "13x900.png": (13, 900), "20x1020.png": (1020, 20)}
+    for name, size in {**degenerate, "16x16.png": (16, 16), "panorama.png": (1600, 32)}.items():
         Image.new("RGB", size, (9, 80, 200)).save(folder / name)
-        expected[str(folder / name)] = None
+        expected[str(folder / name)] = "no score would mean anything" if name in degenerate else None
     with open(os.path.join(os.fsencode(folder), b"latin-\xe9.jpg"), "wb") as file:
         file.write(content)
     expected[f"{folder}/latin-\\xe9.jpg"] = None
