@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import gzip
 import itertools
 import json
 import os
@@ -31,6 +32,7 @@ USUAL_COLUMNS: dict[str, tuple[str, ...]] = {
 }
 
 Fault = tuple[int, str]  # line of a row, and what is wrong with it
+_GZIP = b"\x1f\x8b"
 _ESCAPED_BYTE = re.compile(rb"\\x([89a-f][0-9a-f])")
 
 
@@ -189,7 +191,7 @@ def usual_column(names: Sequence[str], what: str) -> str | None:
 
 
 def open_text(path: str | os.PathLike[str], newline: str | None = None, errors: str = "surrogateescape") -> TextIO:
-    """Open a text file by the rule of this module.
+    """Open a text file, compressed by gzip or not, by the rule of this module.
 
     Args:
         path: the file.
@@ -197,7 +199,10 @@ def open_text(path: str | os.PathLike[str], newline: str | None = None, errors: 
         errors: what becomes of bytes that are not UTF-8; `"backslashreplace"` gives what `escape_bytes` would.
     """
     with open(path, "rb") as file:
-        is_utf16 = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        start = file.read(2)
+    if start == _GZIP:
+        return gzip.open(path, "rt", encoding="utf-8-sig", errors=errors, newline=newline)  # type: ignore[return-value]
+    is_utf16 = start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
     return open(path, encoding="utf-16" if is_utf16 else "utf-8-sig", errors=errors, newline=newline)
 
 

@@ -11,18 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from charm_hf.files import write_bytes
+from charm_hf.tables import Table
 
 
 Rows = list[dict[str, str]]
 
 
 def read_rows(path: Path) -> Rows:
-    """Rows of a CSV file, none if it is not there; a name that ends in `.gz` is decompressed."""
-    if not path.exists():
-        return []
-    content = path.read_bytes()
-    text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
-    return list(csv.DictReader(io.StringIO(text, newline="")))
+    """Rows of a CSV file, compressed or not; none if it is not there."""
+    return list(Table(path).rows()) if path.exists() else []
 
 
 def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

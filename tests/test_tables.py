@@ -1,3 +1,4 @@
+import gzip
 import json
 import subprocess
 import sys
@@ -90,6 +91,11 @@ def test_columns_are_found_by_usual_names_and_missing_ones_list_what_is_there():
         find_column(["id"], "score", "t.csv", option="--score-column")
     with pytest.raises(ValueError, match="expected a column 'x', found none"):
         find_column([], "score", "t.csv", chosen="x")
+
+
+def test_a_compressed_table_is_read_as_it_is(tmp_path):
+    (tmp_path / "votes.csv.gz").write_bytes(gzip.compress("image;score\nä.jpg;4\n".encode()))
+    assert list(Table(tmp_path / "votes.csv.gz").rows()) == [{"image": "ä.jpg", "score": "4"}]
 
 
 def test_the_ground_floor_does_not_load_torch():

@@ -11,9 +11,9 @@ from ..models.configuration_mmlq import MmlqConfig
 
 
 DEMONSTRATION_NOTICE = (
-    "No --model given: using charm-tiny, the small demonstration checkpoint inside the package. It is good for trying "
-    "every part offline; it learnt from a few hundred photos and is no judge of photographs. For real use pass "
-    "--model with a checkpoint trained on an aesthetics dataset."
+    "No --model given: using charm-tiny, the demonstration checkpoint inside the package. It shows every part offline "
+    "and is no judge of photographs: its card says how little it knows. For real use pass --model with a checkpoint "
+    "trained on an aesthetics dataset; `charm-hf models` lists what there is."
 )
 
 

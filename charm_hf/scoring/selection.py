@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import filecmp
 import heapq
+import itertools
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..files import replaced_file, write_text
 from .items import Item
 from .rows import ScoreRow
 
@@ -86,22 +88,8 @@ def write_rating(photo: str | os.PathLike, normalized_score: float) -> bool:
     sidecar = Path(f"{os.fspath(photo)}.xmp")
     if sidecar.exists() and not re.search(rb'x:xmptk="charm-hf', sidecar.read_bytes()[:2000]):
         return False
-    sidecar.write_text(_SIDECAR.format(toolkit=_TOOLKIT, rating=stars(normalized_score)), encoding="utf-8")
+    write_text(sidecar, _SIDECAR.format(toolkit=_TOOLKIT, rating=stars(normalized_score)))
     return True
-
-
-def _settle(draft: Path, folder: Path, name: str) -> Path:
-    stem, suffix = os.path.splitext(name)
-    number = 1
-    while True:
-        target = folder / (name if number == 1 else f"{stem}-{number}{suffix}")
-        if not os.path.lexists(target):
-            os.replace(draft, target)
-            return target
-        if target.is_file() and filecmp.cmp(draft, target, shallow=False):
-            draft.unlink()
-            return target
-        number += 1
 
 
 def copy_photo(item: Item, folder: Path) -> Path:
@@ -112,14 +100,23 @@ def copy_photo(item: Item, folder: Path) -> Path:
     Raises:
         ValueError: for an image that is neither a file nor encoded.
     """
+    file, content = item.file, b""
+    name = os.path.basename(file or item.path)
+    if file is None:
+        image = item.read()
+        if not (isinstance(image, dict) and image.get("bytes") is not None):
+            raise ValueError(f"{item.path}: only image files can be copied, this is a {type(item.image).__name__}.")
+        content = image["bytes"]
+        if not Path(name).suffix:
+            name = re.sub(r"[^\w.-]", "_", item.key or name) + ".img"
     folder.mkdir(parents=True, exist_ok=True)
-    draft = folder / ".charm-hf.draft"
-    if item.file is not None:
-        shutil.copy2(item.file, draft)
-        return _settle(draft, folder, os.path.basename(item.file))
-    content = item.read()
-    if not (isinstance(content, dict) and content.get("bytes") is not None):
-        raise ValueError(f"{item.path}: only image files can be copied, this is a {type(item.image).__name__}.")
-    draft.write_bytes(content["bytes"])
-    name = os.path.basename(item.path)
-    return _settle(draft, folder, name if Path(name).suffix else re.sub(r"[^\w.-]", "_", item.key or name) + ".img")
+    stem, suffix = os.path.splitext(name)
+    for number in itertools.count(1):
+        target = folder / (name if number == 1 else f"{stem}-{number}{suffix}")
+        if not os.path.lexists(target):
+            break
+        if target.is_file() and (filecmp.cmp(file, target, shallow=False) if file else target.read_bytes() == content):
+            return target
+    with replaced_file(target) as draft:
+        shutil.copy2(file, draft) if file else draft.write_bytes(content)
+    return target

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from charm_hf.tables import Table
 from charm_hf.training.partition import assign_folds
 
 
@@ -17,8 +17,7 @@ RATING_RANGE = (1.0, 7.0)
 
 def read_ratings(folder: Path) -> list[dict[str, str]]:
     """Rows of `ratings.csv`: one a photo."""
-    with open(folder / "ratings.csv", newline="", encoding="utf-8-sig") as file:
-        return list(csv.DictReader(file))
+    return list(Table(folder / "ratings.csv").rows())
 
 
 @dataclass(frozen=True)

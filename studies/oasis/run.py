@@ -5,7 +5,8 @@
     python -m studies.oasis.run --photos shiny-server/images --catalogue shiny-server/OASIS.csv \
         --votes OASIS-beauty/corrData.mat --output-dir oasis
 
-No licence file came with either download: read what their authors ask of users, and pass no photo on.
+The authors of OASIS allow free use in research. No licence file came with either download: read what their authors ask
+of users, and pass no photo on. Citations in full: `docs/datasets.md`.
 
 Rule, frozen. Photos of the categories scene, object and animal, without 27 unpleasant themes. A photo's key is its
 name without blanks, in lower case. If the SHA-1 of the key, a number, is divisible by 4, the photo is held out

@@ -8,8 +8,8 @@ from PIL import Image
 from support import photo_path, tiny_backbone_config, tiny_processor
 
 from charm_hf import CharmForAestheticScoring, CharmImageProcessor, embedded_model_path
-from studies.charm_tiny import head, inputs, start
-from studies.results import read_rows
+from studies.charm_tiny import baselines, head, inputs, start
+from studies.results import read_rows, write_rows
 
 
 def test_the_embedded_model_sees_a_typical_photo_at_two_scales_with_native_regions():
@@ -51,6 +51,16 @@ def test_the_head_in_closed_form_finds_what_features_say_of_votes(monkeypatch):
     weight, bias = head.fit_head(encoded, distributions, np.arange(50), distributions[:50])
     found = np.exp(encoded @ weight.T + bias)
     np.testing.assert_allclose(found / found.sum(1, keepdims=True), distributions, atol=0.01)
+
+
+def test_a_model_is_compared_with_the_ridge_fold_by_fold(tmp_path):
+    rows = [(seed, fold, 0.5 + 0.1 * fold) for seed in (0, 1) for fold in range(5)]
+    write_rows(tmp_path / "results.csv", ("seed", "fold", "srcc"), rows)
+    ridge = [{"srcc": 0.4 + 0.1 * fold + 0.01 * (fold % 2)} for fold in range(5)]
+    found = baselines.advantage(tmp_path / "results.csv", {0: ridge})  # seed 1 has no ridge
+    assert round(found.mean, 3) == 0.096
+    # Student's factor for five folds, and a variance of 1/5 + 1/4.
+    assert round(found.half, 4) == round(2.7764 * np.std([0.1, 0.09, 0.1, 0.09, 0.1], ddof=1) * 0.45**0.5, 4)
 
 
 def test_the_start_is_a_checkpoint_of_random_layers_that_scores(tmp_path, monkeypatch):
