@@ -40,7 +40,8 @@ class Backbone:
         position_table: parameter (1, n+S·S, d), or embedding of as many rows; `None` for a type without one.
         interpolation: how it resizes that table (see `positions_charm.INTERPOLATIONS`).
         rotary: whether its layers turn queries and keys by the place of their patch, as DINOv3 does.
-        passes_bounds: whether its attention is told what its layers are told, such as the bounds of packed images.
+        passes_bounds: whether its attention is told what its layers are told beside the mask, so that transformers'
+            flash attention learns the bounds of packed images.
         unused: what no score depends on. A part is left out; a parameter of the embeddings is kept but not trained:
             it would be waited for in data-parallel training.
         image_mean, image_std: pixel statistics of the usual pretrained weights.

@@ -24,7 +24,7 @@ from .backbones_charm import as_backbone_config, get_backbone, leave_out_parts, 
 from .checkpoint_charm import CheckpointMixin, refuse_misfit
 from .configuration_charm import CharmConfig
 from .embeddings_charm import CharmEmbeddings, CharmScaleEmbeddings, CharmTokens
-from .packed_attention_charm import PACKED_SDPA, can_pack, pack_images, packing_arguments
+from .packed_attention_charm import PACKED_SDPA, PackedBounds, can_pack, pack_images, tell_bounds
 from .positions_charm import (
     REFERENCE_EXCESS,
     grid_sizes,
@@ -77,7 +77,7 @@ class CharmModel(CharmPreTrainedModel):
         leave_out_parts(self.backbone, self.row.unused_parts(config.pooling))
         native = self.backbone.get_submodule(self.row.embeddings)
         self.backbone.set_submodule(self.row.embeddings, CharmEmbeddings(config, native))
-        if self.row.passes_bounds and self.backbone.config._attn_implementation == "sdpa":
+        if self.backbone.config._attn_implementation == "sdpa":
             # The same attention, which can leave the padding of a batch out.
             self.backbone.set_attn_implementation(PACKED_SDPA)
         self.post_init()
@@ -175,7 +175,9 @@ class CharmModel(CharmPreTrainedModel):
         implementation, on_cpu = self.backbone.config._attn_implementation, mask.device.type == "cpu"
         if implementation == PACKED_SDPA and not on_cpu and self.config._attn_implementation != PACKED_SDPA:
             return False  # nobody asked for nested tensors, whose bookkeeping costs time
-        if not can_pack(implementation) or not self.row.passes_bounds or bool(mask.all()):
+        if not (implementation == PACKED_SDPA or self.row.passes_bounds) or not can_pack(implementation):
+            return False
+        if bool(mask.all()):
             return False
         if not self.training:
             return True
@@ -199,19 +201,16 @@ class CharmModel(CharmPreTrainedModel):
         encoded = []
         for pack in pack_images(tokens.sum(1)):
             present = tokens[pack]
-            packed = self._run_layers(
-                embeddings[pack][present][None],
-                None,
-                tuple(part[pack][present][None] for part in rotations),
-                **packing_arguments(present.sum(1)),
-            )
+            bounds, told = tell_bounds(present.sum(1), self.backbone.config._attn_implementation)
+            turned = tuple(part[pack][present][None] for part in rotations)
+            packed = self._run_layers(embeddings[pack][present][None], bounds, turned, **told)
             encoded.append(packed.new_zeros(embeddings[pack].shape).masked_scatter(present[..., None], packed))
         return torch.cat(encoded)
 
     def _run_layers(
         self,
         hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None,
+        attention_mask: torch.Tensor | PackedBounds | None,
         rotations: tuple[torch.Tensor, ...],
         **kwargs: Any,
     ) -> torch.Tensor:

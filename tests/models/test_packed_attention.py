@@ -14,7 +14,13 @@ from transformers import AttentionInterface
 
 from charm_hf import CharmForAestheticScoring, CharmModel
 from charm_hf.models.backbones_charm import get_backbone
-from charm_hf.models.packed_attention_charm import PACKED_SDPA, attend_nested, pack_images, packed_sdpa_forward
+from charm_hf.models.packed_attention_charm import (
+    PACKED_SDPA,
+    PackedBounds,
+    attend_nested,
+    pack_images,
+    packed_sdpa_forward,
+)
 
 
 CALLS: list[dict[str, Any]] = []
@@ -88,9 +94,10 @@ def test_flash_attention_is_told_where_photos_begin_and_sees_no_padding(backbone
         assert call["cu_seq_lens_q"].tolist() == [0, *lengths.cumsum(0).tolist()]
 
 
+@pytest.mark.parametrize("backbone", ["dinov2", "siglip2_vision_model", "dinov3_vit"])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_gradients_of_a_packed_batch_equal_those_of_a_padded_one(checkpointing: bool) -> None:
-    model = tiny_model("dinov2").train()
+def test_gradients_of_a_packed_batch_equal_those_of_a_padded_one(checkpointing: bool, backbone: str) -> None:
+    model = tiny_model(backbone).train()
     inputs = tiny_processor(model)([photo_path(name) for name in PHOTOS])
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -108,10 +115,11 @@ def test_gradients_of_a_packed_batch_equal_those_of_a_padded_one(checkpointing: 
         assert torch.allclose(gradients[1][name], gradient, atol=1e-5), name
 
 
+@pytest.mark.parametrize("backbone", BACKBONES)
 def test_a_batch_is_packed_by_default_on_a_cpu_and_padded_under_other_attentions(
-    monkeypatch: pytest.MonkeyPatch,
+    backbone: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = tiny_model("dinov2")
+    model = tiny_model(backbone)
     inputs = tiny_processor(model)([photo_path(name) for name in PHOTOS])
     expected = model(**inputs).scores
     monkeypatch.setattr(CharmModel, "_encode_padded", None)
@@ -140,9 +148,8 @@ def test_a_cpu_shares_a_batch_out_among_sequences_that_fit_its_cache(
 def test_nested_tensors_which_other_devices_use_give_the_same() -> None:
     bounds = torch.tensor([0, 3, 10, 11], dtype=torch.int32)
     query, key, value = torch.randn(3, 1, 2, 11, 4, generator=torch.Generator().manual_seed(0))
-    arguments = {"scaling": 0.5, "cu_seq_lens_q": bounds, "max_length_q": 7}
     module = torch.nn.Identity()
-    one_by_one, _ = packed_sdpa_forward(module, query, key, value, None, **arguments)
+    one_by_one, _ = packed_sdpa_forward(module, query, key, value, PackedBounds(bounds, 7), scaling=0.5)
     nested = attend_nested(query, key, value, bounds, 7, dropout=0.0, scaling=0.5)
     assert torch.allclose(nested, one_by_one, atol=1e-6)
 
