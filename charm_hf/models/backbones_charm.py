@@ -45,7 +45,8 @@ class Backbone:
         unused: what no score depends on. A part is left out; a parameter of the embeddings is kept but not trained:
             it would be waited for in data-parallel training.
         image_mean, image_std: pixel statistics of the usual pretrained weights.
-        licence: of the published weights, where it is none of open source; it is told before they are downloaded.
+        licence: the Hub's name for that of the published weights, where it is none of open source; it is told before
+            they are downloaded, and by the cards of checkpoints that grew from them.
     """
 
     layers: str = "encoder.layer"
@@ -94,7 +95,7 @@ BACKBONES: dict[str, Backbone] = {
         position_table=None,
         rotary=True,
         unused=("rope_embeddings", "mask_token"),
-        licence="the DINOv3 License (https://ai.meta.com/resources/models-and-libraries/dinov3-license)",
+        licence="dinov3-license",
     ),
     "siglip2_vision_model": Backbone(**_SIGLIP, flat_patches=True, interpolation="antialiased bilinear"),
     "siglip_vision_model": Backbone(**_SIGLIP),
@@ -114,7 +115,7 @@ BACKBONES: dict[str, Backbone] = {
     "vit_mae": Backbone(layers="layers"),
     "vit_msn": Backbone(layers="layers"),
     "ijepa": Backbone(layers="layers", prefix=()),
-    "pixio": Backbone(layers="layers", licence="the FAIR Noncommercial Research License"),
+    "pixio": Backbone(layers="layers", licence="fair-noncommercial-research-license"),
     "tipsv2_vision_model": Backbone(
         prefix=("cls_token", "register_tokens"),
         interpolation="antialiased bilinear",

@@ -19,6 +19,8 @@ from packaging import version
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import CONFIG_NAME, cached_file
 
+from .backbones_charm import BACKBONES
+
 
 if TYPE_CHECKING:
     # Never run, yet needed: transformers fetches the files that a travelling file imports relatively, and these lines
@@ -233,10 +235,21 @@ def find_base_models(config: Mapping[str, Any]) -> list[str]:
     return [name for name in names if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) and not Path(name).exists()]
 
 
+def _licence_of_encoder(config: Mapping[str, Any]) -> str | None:
+    """The licence that weights grown from pretrained ones keep, where it is none of open source (DINOv3)."""
+    vision = config.get("vision_config") or config
+    encoder = vision.get("backbone_config") or vision
+    row = BACKBONES.get(encoder.get("model_type", ""))
+    pretrained = encoder.get("_name_or_path") or config.get("vision_repository")
+    return row.licence if row is not None and pretrained else None
+
+
 def card_metadata(config: Mapping[str, Any], license: str = LICENSE) -> dict[str, Any]:
     """What a card's metadata says of a checkpoint, given the content of its `config.json` (empty: a processor's)."""
+    own = _licence_of_encoder(config) if license == LICENSE else None
     metadata = {
-        "license": license,
+        "license": "other" if own else license,
+        "license_name": own,
         "library_name": "transformers",
         "pipeline_tag": PIPELINE_TAG,
         "tags": list(TAGS),

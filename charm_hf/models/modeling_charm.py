@@ -377,7 +377,7 @@ def _load_source(backbone: Any, options: Mapping[str, Any]) -> PreTrainedModel |
     tower = as_backbone_config(config)  # refuses an unsupported type before its weights are fetched
     row = get_backbone(tower.model_type)
     if row.licence is not None and not os.path.isdir(backbone):
-        logger.warning("Published weights of type %r come under %s.", tower.model_type, row.licence)
+        logger.warning("Weights of %s come under %r: read it before you use them.", backbone, row.licence)
     source, loaded = AutoModel.from_pretrained(backbone, config=tower, output_loading_info=True, **options)
     missing = [name for name in loaded["missing_keys"] if set(row.unused).isdisjoint(name.split("."))]
     refuse_misfit(type(source).__name__, backbone, missing=missing)

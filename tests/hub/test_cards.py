@@ -20,6 +20,7 @@ from charm_hf.hub import (
     write_published_cards,
 )
 from charm_hf.hub.layout import list_published_files
+from charm_hf.models.checkpoint_charm import card_metadata
 from charm_hf.models.configuration_charm import CharmConfig
 from charm_hf.models.presets_charm import DATASET_PRESETS
 from charm_hf.released import RELEASED
@@ -165,3 +166,13 @@ def test_the_embedded_checkpoint_is_a_folder_or_a_helpful_error(
     (tmp_path / "charm-tiny").mkdir()
     (tmp_path / "charm-tiny" / "config.json").touch()
     assert charm_hf.embedded_model_path() == str(tmp_path / "charm-tiny")
+
+
+def test_the_card_of_weights_that_grew_from_dinov3_names_its_licence() -> None:
+    for name, licence in (("facebook/dinov3-vits16-pretrain-lvd1689m", "other"), ("", "apache-2.0")):
+        backbone = {"model_type": "dinov3_vit", "_name_or_path": name}
+        for config in ({"backbone_config": backbone}, {"vision_config": {"backbone_config": backbone}}):
+            metadata = card_metadata(config)
+            assert metadata["license"] == licence
+            assert metadata.get("license_name") == ("dinov3-license" if name else None)
+    assert card_metadata({"backbone_config": backbone}, "mit")["license"] == "mit"
