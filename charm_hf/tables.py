@@ -1,4 +1,4 @@
-r"""Rows of CSV, TSV, JSON Lines and Parquet files, and what their columns are usually called.
+r"""Rows of CSV, TSV, JSON Lines and Parquet files, read and written, and what their columns are usually called.
 
 One rule for all text: UTF-8 with or without byte order mark, or UTF-16 with one. Bytes that are not UTF-8 (names of
 old photos hold some) come as lone surrogates, as `os.fsdecode` gives them; `escape_bytes` writes them as `\xe9`.
@@ -14,10 +14,10 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
@@ -30,6 +30,11 @@ USUAL_COLUMNS: dict[str, tuple[str, ...]] = {
     "split": ("split", "set"),
     "comment": ("comment", "comments", "text", "caption"),
 }
+
+# Kind of a column of lists of numbers to which a tenth of the room of six decimals is enough.
+HALVES = "halves"
+# Decimals of every number from a model. Float32 carries no more, and what a row says is what a threshold compares.
+DECIMALS = 6
 
 Fault = tuple[int, str]  # line of a row, and what is wrong with it
 _GZIP = b"\x1f\x8b"
@@ -218,3 +223,103 @@ def unescape_bytes(text: str) -> str:
     except UnicodeEncodeError:  # no file system gives half a surrogate pair
         return text
     return os.fsdecode(_ESCAPED_BYTE.sub(lambda found: bytes([int(found[1], 16)]), raw))
+
+
+WriteRecords = Callable[[list[dict[str, Any]]], None]
+"""Appends rows, given as values by column."""
+
+
+def _csv_cell(value: Any) -> Any:
+    if isinstance(value, float):
+        return f"{value:.{DECIMALS}f}"
+    return json.dumps(value, allow_nan=False) if isinstance(value, list) else value
+
+
+@contextmanager
+def _csv(
+    file: str | os.PathLike[str] | IO[str], columns: Sequence[str], kinds: Mapping[str, Any]
+) -> Iterator[WriteRecords]:
+    """Comma-separated values: numbers from the model with all their decimals, lists as JSON."""
+    if isinstance(file, (str, os.PathLike)):
+        with open(file, "w", encoding="utf-8", newline="") as stream, _csv(stream, columns, kinds) as write:
+            yield write
+        return
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(columns)
+
+    def write_records(records: list[dict[str, Any]]) -> None:
+        writer.writerows([_csv_cell(record[name]) for name in columns] for record in records)
+        file.flush()
+
+    yield write_records
+
+
+@contextmanager
+def _json_lines(
+    file: str | os.PathLike[str], columns: Sequence[str], kinds: Mapping[str, Any]
+) -> Iterator[WriteRecords]:
+    """One JSON object a row; a row without `error` says so by leaving the name out."""
+    with open(file, "w", encoding="utf-8") as stream:
+
+        def write_records(records: list[dict[str, Any]]) -> None:
+            for record in records:
+                present = {name: value for name, value in record.items() if name != "error" or value is not None}
+                stream.write(json.dumps(present, ensure_ascii=False, allow_nan=False) + "\n")
+            stream.flush()
+
+        yield write_records
+
+
+@contextmanager
+def _parquet(file: str | os.PathLike[str], columns: Sequence[str], kinds: Mapping[str, Any]) -> Iterator[WriteRecords]:
+    """Parquet, with a row group for every group of rows."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    types: dict[Any, Any] = {
+        str: pa.string(),
+        int: pa.int32(),
+        float: pa.float64(),
+        list[float]: pa.list_(pa.float64()),
+    }
+    types[HALVES] = pa.list_(pa.float16())
+    schema = pa.schema([(name, types[kinds.get(name, str)]) for name in columns])
+    with pq.ParquetWriter(file, schema) as writer:
+        yield lambda records: writer.write_table(pa.Table.from_pylist(records, schema=schema))
+
+
+_WRITERS: dict[str, Any] = {".csv": _csv, ".jsonl": _json_lines, ".parquet": _parquet}
+
+
+def check_output(file: str | os.PathLike) -> str:
+    """Ending of a table's file name.
+
+    Raises:
+        ValueError: if it is not one that can be written.
+        IsADirectoryError: if it is a folder.
+    """
+    suffix = Path(file).suffix.lower()
+    if suffix not in _WRITERS:
+        raise ValueError(f"{os.fspath(file)!r}: expected a file name ending in {', '.join(_WRITERS)}, got {suffix!r}.")
+    if os.path.isdir(file):
+        raise IsADirectoryError(f"{os.fspath(file)!r} is a folder, expected the name of a file to write.")
+    return suffix
+
+
+@contextmanager
+def written_table(
+    file: str | os.PathLike[str] | IO[str], columns: Sequence[str], kinds: Mapping[str, Any]
+) -> Iterator[WriteRecords]:
+    """Begin a table; gives what appends a group of rows, one or more.
+
+    Args:
+        file: path that ends in `.csv`, `.jsonl` or `.parquet`, or an open text stream, which gets CSV.
+        columns: in their order.
+        kinds: `int`, `float`, `list[float]` or `HALVES` of columns that are not text.
+
+    Raises:
+        ValueError: for a file name with another ending.
+    """
+    write = _WRITERS[check_output(file)] if isinstance(file, (str, os.PathLike)) else _csv
+    with write(file, columns, kinds) as write_records:
+        yield write_records

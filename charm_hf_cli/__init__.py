@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from typing import Annotated, Any
 
 import typer
@@ -15,11 +16,12 @@ from .checkpoints import app as checkpoints
 from .light import without_registration
 from .pictures import app as pictures
 from .score import app as scoring
+from .select import app as selecting
 from .support import put_out
 
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-for group in (scoring, checkpoints, pictures):
+for group in (scoring, selecting, checkpoints, pictures):
     app.add_typer(group)
 
 
@@ -42,6 +44,7 @@ def _root(
 
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # what they are about stands in the table, or does not matter
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     return app(arguments)
 

@@ -13,6 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .select import (
+    CopyToOption,
+    StarsOption,
+    ThresholdOption,
+    TopOption,
+    WriteXmpOption,
+    XmpCommand,
+    report_choice,
+)
 from .support import (
     EXIT_ALL_DONE,
     EXIT_SOME_FAILED,
@@ -41,7 +50,7 @@ EXIT_STOPPED = 3
 _EXIT_SIGNAL = 128
 
 
-@app.command()
+@app.command(cls=XmpCommand)
 def score(
     paths: Annotated[
         list[str],
@@ -59,16 +68,16 @@ def score(
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help=f"Table ({list_names(TABLES)}); stdout if not given."),
     ] = None,
-    restart: Annotated[bool, typer.Option("--restart", help="Throw an unfinished run into --output away.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Score anew, whatever --output knows.")] = False,
     distribution: Annotated[bool, typer.Option("--distribution", help="Add the predicted distribution.")] = False,
     embeddings: Annotated[bool, typer.Option("--embeddings", help="Add what the head sees of each image.")] = False,
     provenance: Annotated[bool, typer.Option("--provenance", help="Add model, revision, version, dtype.")] = False,
-    top: Annotated[int | None, typer.Option(min=1, help="Keep this many of the best, best first.")] = None,
-    threshold: Annotated[float | None, typer.Option(help="Keep images with at least this score.")] = None,
-    copy_to: Annotated[Path | None, typer.Option(metavar="DIR", help="Copy the kept images there.")] = None,
-    write_xmp: Annotated[
-        bool, typer.Option("--write-xmp", help="Write PHOTO.xmp with a rating for kept images.")
-    ] = False,
+    prune: Annotated[bool, typer.Option("--prune", help="Drop rows of photos that are gone from --output.")] = False,
+    top: TopOption = None,
+    threshold: ThresholdOption = None,
+    copy_to: CopyToOption = None,
+    write_xmp: WriteXmpOption = None,
+    stars: StarsOption = "percentile",
     path_column: Annotated[
         str | None, typer.Option(help="Column of paths in a table, of images in a dataset.")
     ] = None,
@@ -77,6 +86,14 @@ def score(
     null: Annotated[bool, typer.Option("--null", "-0", help="Paths on standard input end with a zero byte.")] = False,
     split: Annotated[str | None, typer.Option(help="Split of a dataset.")] = None,
     streaming: Annotated[bool, typer.Option("--streaming", help="Read a dataset from the Hub as it goes.")] = False,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Pass over files and folders of such a name, as '*_old*'."),
+    ] = None,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Of folders take only files of such a name, as '*.jpg'."),
+    ] = None,
     device: DeviceOption = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     compile_model: Annotated[bool, typer.Option("--compile", help="Compile the model.")] = False,
@@ -109,13 +126,17 @@ def score(
 ) -> None:
     """Score photos: a table of path, score, normalized_score, std, width, height, tokens and error.
 
-    Started again after an interruption, the same command with --output goes on where it stopped.
+    Started again after an interruption, the same command with --output goes on where it stopped; started again later,
+    it scores what is new or has changed. What --top and --threshold keep goes to FILE.chosen.csv beside --output, as
+    charm-hf select does.
 
     Exit code: 0 all scored, 1 some images failed, 2 wrong usage, 3 stopped by a full disk or the like, 130 by Ctrl-C.
     """
     from transformers.utils.logging import disable_progress_bar
 
     from charm_hf import scoring
+    from charm_hf.choosing.choice import Choice
+    from charm_hf.choosing.delivery import Delivery
 
     disable_progress_bar()
     skipped: Counter[str] = Counter()
@@ -139,8 +160,10 @@ def score(
             raise ValueError("Several processes need --output FILE, which they write together.")
         source = scoring.open_source(
             paths,
-            scoring.SourceOptions(path_column, key_column, root, null, split, streaming),
-            on_skipped=lambda path: skipped.update([Path(path).suffix.lower()]),
+            scoring.SourceOptions(
+                path_column, key_column, root, null, split, streaming, tuple(exclude or ()), tuple(include or ())
+            ),
+            on_skipped=lambda path, kind: skipped.update([kind]),
         )
         if model is None and ranks.is_main:
             say(scoring.DEMONSTRATION_NOTICE)
@@ -153,7 +176,8 @@ def score(
             **given(revision=revision, subfolder=subfolder),
         )
         said = None if comments is None else scoring.read_comments(comments)
-        table = scoring.TableOptions(distribution, provenance, scoring.Selection(threshold, top), copy_to, write_xmp)
+        choice, delivery = Choice(threshold, top=top), Delivery(copy_to, write_xmp=write_xmp, stars=stars)
+        table = scoring.TableOptions(distribution, provenance, choice, delivery, prune)
         scorer = scoring.Scorer(loaded, processor, options, said)
         bar.hidden = not ranks.is_main
         if output is None:
@@ -165,7 +189,11 @@ def score(
     if comments is not None:
         say(f"Comments were found on {scorer.commented:,} of {scorer.photos:,} photos.")
     ranks.close()
-    _report_scores(summary, skipped)
+    _report_scores(summary, skipped, prune)
+    if summary.chosen is not None and summary.delivered is not None:
+        report_choice(summary.chosen, summary.delivered)
+    if output is not None and not table.choice.takes_all:
+        say(f"{output} holds every row, {scoring.chosen_file(output)} those that were kept.")
     raise typer.Exit(EXIT_SOME_FAILED if summary.failed else EXIT_ALL_DONE)
 
 
@@ -224,15 +252,21 @@ def _exit_codes(resumable: bool) -> Iterator[_ProgressBar]:
         bar.close()
 
 
-def _report_scores(summary: Summary, skipped: Counter[str]) -> None:
-    """Say on standard error what did not get a score, and why."""
+def _report_scores(summary: Summary, skipped: Counter[str], pruned: bool) -> None:
+    """Say on standard error what did not get a score, and why, and what was known before."""
+    if summary.other_model:
+        say("The table was another model's, or of other options: all photos were scored again.")
+    if summary.unchanged or summary.changed or summary.vanished:
+        new = summary.images - summary.unchanged - summary.changed
+        say(f"{new:,} new photos, {summary.changed:,} scored again, {summary.unchanged:,} known from before.")
+    if summary.vanished:
+        what = "Dropped" if pruned else "Kept (--prune drops them)"
+        say(f"{what} {summary.vanished:,} rows of photos that are not there any more.")
     for row in summary.failures:
         reason = row.error or ""
         say(f"not scored: {reason if row.path in reason else f'{row.path!r}: {reason}'}")
     if summary.failed > len(summary.failures):
         say(f"… and {summary.failed - len(summary.failures):,} more: see the column `error`.")
     if skipped:
-        kinds = ", ".join(f"{extension or 'no extension'} ({count:,})" for extension, count in skipped.most_common(8))
-        say(f"Passed over {sum(skipped.values()):,} files in folders that are not named like images: {kinds}.")
-    if summary.sidecars_kept:
-        say(f"Left {summary.sidecars_kept:,} sidecars alone that another program wrote.")
+        kinds = ", ".join(f"{kind} ({count:,})" for kind, count in skipped.most_common())
+        say(f"Passed over {skipped.total():,} files in folders that are not taken for photos: {kinds}.")

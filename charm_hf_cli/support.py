@@ -21,6 +21,8 @@ THUMBNAILS = ("embed", "link", "none")
 AGAINST = ("blurred", "mean", "empty")
 METHODS = ("gradients", "occlusion")
 TABLES = (".csv", ".jsonl", ".parquet")
+STARS = ("percentile", "range")
+XMP_PLACES = ("sidecar", "embed")
 
 
 def say(message: str) -> None:

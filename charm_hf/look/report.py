@@ -28,9 +28,9 @@ from urllib.parse import quote
 from PIL import Image
 from tqdm import tqdm
 
+from ..choosing.score_table import NUMBERS, checked_rows, locate, photo_roots, read_scores
 from ..files import replaced_file
 from ..models.image_loading_charm import load_image
-from ..tables import Table, unescape_bytes
 
 
 logger = logging.getLogger(__name__)
@@ -40,8 +40,6 @@ THUMBNAILS = ("embed", "link", "none")
 _THUMBNAIL_SIZES = ((500, 384), (2_000, 256), (math.inf, 160))
 _CHUNK = 200
 _ASSETS = ("report.css", "rows.js", "sheet.js", "page.js")
-_NUMBERS = ("score", "normalized_score", "std", "width", "height", "tokens")
-_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -67,8 +65,8 @@ class ReportSummary:
 class _Photo:
     row: dict[str, Any]
     file: Path | None  # where the photo lies now
-    thumbnail: str = ""  # base64 of a JPEG
     note: str = ""  # why there is no picture
+    thumbnail: str = ""  # base64 of a JPEG
 
 
 def write_report(
@@ -111,14 +109,14 @@ def write_report(
     _check_options(output, thumbnails, thumbnail_size, thumbnail_quality)
     table = Path(scores) if isinstance(scores, (str, os.PathLike)) else None
     name = table.name if table is not None else "the given rows"
-    rows = _checked_rows(read_scores(table) if table is not None else scores, name)  # type: ignore[arg-type]
+    rows = checked_rows(read_scores(table) if table is not None else scores, name)  # type: ignore[arg-type]
     scored = sorted((row for row in rows if row["score"] is not None), key=lambda row: -row["score"])
     failed = [row for row in rows if row["score"] is None]
 
-    roots = [Path(image_root)] if image_root is not None else [Path(), *([table.parent] if table is not None else [])]
+    roots = photo_roots(table, image_root)
     edge = thumbnail_size or next(size for limit, size in _THUMBNAIL_SIZES if len(scored) <= limit)
     shrink = partial(_with_thumbnail, edge=edge, quality=thumbnail_quality) if thumbnails == "embed" else None
-    photos = [_Photo(row, *_locate(row["path"], roots)) for row in scored]
+    photos = [_Photo(row, *locate(row["path"], roots)) for row in scored]
     title = title or f"Scores of {name}"
 
     with (
@@ -148,93 +146,6 @@ def _check_options(output: Path, thumbnails: str, size: int | None, quality: int
         raise FileNotFoundError(f"There is no folder {os.fspath(output.absolute().parent)!r} to write the report to.")
 
 
-def read_scores(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Read a table written by `charm-hf score`: `.csv`, `.jsonl` or `.parquet`, each row a `dict`.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: for another format or a broken file.
-    """
-    path = Path(path)
-    if path.suffix.lower() not in (".csv", ".jsonl", ".parquet"):
-        raise ValueError(f"{os.fspath(path)!r}: expected a table ending in .csv, .jsonl or .parquet.")
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no score table {os.fspath(path)!r}. `charm-hf score` writes one.")
-    table = Table(path)
-    _check_columns(table.names, path.name)
-    return list(table.rows())
-
-
-def _check_columns(columns: Iterable[str], name: str) -> None:
-    missing = [column for column in ("path", "score") if column not in columns]
-    if missing:
-        raise ValueError(f"{name}: expected the columns `path` and `score`, found {', '.join(columns) or 'none'}.")
-
-
-def _checked_rows(rows: Iterable[Mapping[str, Any]], name: str) -> list[dict[str, Any]]:
-    checked = []
-    for number, row in enumerate(rows, 1):
-        if number == 1:
-            _check_columns(row, name)
-        checked.append(_checked_row(row, f"{name}, row {number}"))
-    if not checked:
-        raise ValueError(f"{name} holds no rows: there is nothing to show.")
-    return checked
-
-
-def _checked_row(row: Mapping[str, Any], place: str) -> dict[str, Any]:
-    """Turn the cells of one row into numbers and text; `score` is `None` exactly where `error` is not empty."""
-    result: dict[str, Any] = {**row, "path": str(row.get("path") or "")}
-    for column in _NUMBERS:
-        result[column] = _number(row.get(column), f"{place}, column {column}")
-    result["distribution"] = _numbers(row.get("distribution"))
-    result["error"] = str(row.get("error") or "")
-    if result["score"] is None and not result["error"]:
-        result["error"] = "The table holds no score for this file."
-    if result["error"]:
-        result["score"] = None
-    return result
-
-
-def _number(value: Any, place: str) -> float | int | None:
-    if value is None or value == "":
-        return None
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{place}: expected a number, found {value!r}.") from None
-    if not math.isfinite(number):
-        return None
-    return int(number) if number.is_integer() and not isinstance(value, float) else number
-
-
-def _numbers(value: Any) -> list[float] | None:
-    """Read a list of numbers, which a CSV holds as its JSON text."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError:
-            return None
-    if not isinstance(value, Sequence) or isinstance(value, str) or not value:
-        return None
-    return [float(number) for number in value] if all(isinstance(number, (int, float)) for number in value) else None
-
-
-def _locate(path: str, roots: Sequence[Path]) -> tuple[Path | None, str, str]:
-    """Find the file of a row. Gives (file, empty thumbnail, reason why there is none)."""
-    if _URL.match(path):
-        return None, "", "Not a file on this machine"
-    for candidate in dict.fromkeys((path, unescape_bytes(path))):
-        for root in roots:
-            file = root / candidate
-            try:
-                if file.is_file():
-                    return file, "", ""
-            except (OSError, ValueError):  # a name too long for the file system, or with a zero byte
-                continue
-    return None, "", "The file is not there any more"
-
-
 def _with_thumbnail(photo: _Photo, edge: int, quality: int) -> _Photo:
     """Decode the photo as small as the format allows, and shrink it to `edge` pixels at its own aspect ratio."""
     if photo.file is None:
@@ -247,7 +158,7 @@ def _with_thumbnail(photo: _Photo, edge: int, quality: int) -> _Photo:
     buffer = io.BytesIO()
     # Made anew, so that no EXIF (places, serial numbers) of the photo gets into the page.
     Image.frombytes("RGB", image.size, image.tobytes()).save(buffer, "JPEG", quality=quality, optimize=True)
-    return _Photo(photo.row, photo.file, base64.b64encode(buffer.getvalue()).decode("ascii"))
+    return _Photo(photo.row, photo.file, thumbnail=base64.b64encode(buffer.getvalue()).decode("ascii"))
 
 
 def _write_thumbnails(
@@ -272,8 +183,8 @@ def _page_data(
     photos: Sequence[_Photo], failed: Sequence[dict[str, Any]], folder: Path, thumbnails: str, link_originals: bool
 ) -> dict[str, Any]:
     """What the page reads: see `readReport` in `assets/report/rows.js`."""
-    columns = ["path", "name", "folder", *_NUMBERS, "distribution", "extra", "note", "original", "link"]
-    known = {"path", "error", "distribution", *_NUMBERS}
+    columns = ["path", "name", "folder", *NUMBERS, "distribution", "extra", "note", "original", "link"]
+    known = {"path", "error", "distribution", *NUMBERS}
     folders: dict[str, int] = {}
     rows = []
     for photo in photos:
@@ -283,7 +194,7 @@ def _page_data(
         place = folders.setdefault(parent.replace(os.sep, "/"), len(folders))
         extra = {key: _plain(value) for key, value in row.items() if key not in known and value not in (None, "")}
         links = [url if link_originals else "", url if thumbnails == "link" else ""]
-        numbers = [row[column] for column in _NUMBERS]
+        numbers = [row[column] for column in NUMBERS]
         name = str(row.get("key") or name)  # of photos in an archive, which share a path
         rows.append([row["path"], name, place, *numbers, row["distribution"], extra or None, photo.note, *links])
     exported = [column for column in (photos[0].row if photos else {}) if column != "error"]
@@ -360,4 +271,4 @@ def _script_json(data: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-__all__ = ["ReportSummary", "read_scores", "write_report"]
+__all__ = ["ReportSummary", "write_report"]

@@ -1,5 +1,6 @@
 """Score many images: sources → engine → sinks."""
 
+from ..tables import check_output
 from .comments import Comments, read_comments
 from .dataset_source import DatasetSource, open_source
 from .engine import Scorer, ScoringOptions
@@ -8,9 +9,8 @@ from .items import Item
 from .model_loading import DEMONSTRATION_NOTICE, default_device, load_for_scoring
 from .ranks import Ranks
 from .rows import ScoreRow
-from .run import ScoringInterrupted, Summary, TableOptions, score_to_stream, score_to_table
-from .selection import Selection
-from .sinks import check_output, open_table
+from .run import ScoringInterrupted, Summary, TableOptions, chosen_file, score_to_stream, score_to_table
+from .sinks import open_table
 from .sources import PathSource, Source, SourceOptions, list_items
 
 
@@ -26,12 +26,12 @@ __all__ = [
     "Scorer",
     "ScoringInterrupted",
     "ScoringOptions",
-    "Selection",
     "Source",
     "SourceOptions",
     "Summary",
     "TableOptions",
     "check_output",
+    "chosen_file",
     "default_device",
     "list_items",
     "load_for_scoring",

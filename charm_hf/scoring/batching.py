@@ -30,6 +30,7 @@ class Chunk:
         self.items = items
         self.rows = [ScoreRow(item.path, key=item.key) for item in items]
         self.finished: set[int] = set()
+        self.reused: set[int] = set()  # scored by an earlier run
 
     @property
     def end(self) -> int:
@@ -45,6 +46,11 @@ class Chunk:
         """Set the row of an item."""
         self.rows[place] = row
         self.finished.add(place)
+
+    def reuse(self, place: int, row: ScoreRow) -> None:
+        """Set the row of an item that an earlier run scored: it takes part in no batch."""
+        self.finish(place, row)
+        self.reused.add(place)
 
 
 def chunk_items(items: Iterable[Item], start: int = 0) -> Iterator[Chunk]:

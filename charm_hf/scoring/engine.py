@@ -216,10 +216,12 @@ class Scorer:
 
     def _prepare(self, chunk: Chunk) -> tuple[Chunk, list[list[Placed]]]:
         """Measure the images of a chunk and plan its batches; those that are already scored are left out."""
+        places = [place for place in range(len(chunk.items)) if place not in chunk.reused]
         with ThreadPoolExecutor(_HEADER_THREADS) as pool:
-            measured = list(pool.map(self._measure, chunk.items))
+            entries = list(pool.map(self._measure, [chunk.items[place] for place in places]))
+        measured = dict(zip(places, entries, strict=True))
         batches = self._plan(measured)
-        for place, entry in enumerate(measured):
+        for place, entry in measured.items():
             self.photos += 1
             self.commented += any(text.strip() for text in entry.item.comments or ())
             if place in chunk.finished:
@@ -235,8 +237,8 @@ class Scorer:
             item = replace(item, comments=self.comments.of(item))
         return measure(item, self.plan)
 
-    def _plan(self, measured: list[Measured]) -> list[list[int]]:
-        readable = [place for place, entry in enumerate(measured) if entry.error is None]
+    def _plan(self, measured: dict[int, Measured]) -> list[list[int]]:
+        readable = [place for place, entry in measured.items() if entry.error is None]
         lengths = [measured[place].plan.num_tokens for place in readable]
         budget = max(1, self.token_budget // self.options.num_views)
         batches = plan_batches(lengths, budget, self.options.batch_size)

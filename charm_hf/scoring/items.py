@@ -44,6 +44,16 @@ class Item:
         """Path of the image's own file, if it has one."""
         return os.fspath(self.image) if isinstance(self.image, (str, os.PathLike)) and self.span is None else None
 
+    def stamp(self) -> list[int] | None:
+        """Size in bytes and time of the last change in nanoseconds of the file with the image; `None` if none."""
+        if not isinstance(self.image, (str, os.PathLike)):
+            return None
+        try:
+            status = os.stat(self.image)
+        except (OSError, ValueError):
+            return None
+        return [status.st_size, status.st_mtime_ns]
+
     @property
     def num_bytes(self) -> int:
         """Memory that the image takes while the item waits; 0 for what still lies in a file."""

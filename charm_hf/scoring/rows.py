@@ -10,9 +10,9 @@ from typing import Any, get_args, get_type_hints
 
 import torch
 
+from ..tables import DECIMALS
 
-# Decimals of every number from the model. Float32 carries no more, and what a row says is what a threshold compares.
-DECIMALS = 6
+
 _ON_REQUEST = {"on_request": True}
 
 
@@ -32,6 +32,7 @@ class ScoreRow:
         spread: standard deviation of the score over several views; `None` for a single view.
         distribution: probability of each rating bin; `None` for a regression head.
         embedding: the model's `pooler_output`; `None` where it was not asked for.
+        stamp: size in bytes and time of the last change in nanoseconds of the file that holds the photo.
     """
 
     path: str
@@ -47,6 +48,7 @@ class ScoreRow:
     spread: float | None = field(default=None, metadata=_ON_REQUEST)
     distribution: list[float] | None = field(default=None, metadata=_ON_REQUEST)
     embedding: list[float] | None = field(default=None, metadata=_ON_REQUEST)
+    stamp: list[int] | None = field(default=None, metadata=_ON_REQUEST)
 
     def known(self) -> dict[str, Any]:
         """Fields that have a value, by name."""

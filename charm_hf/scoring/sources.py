@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import os
+import re
 import sys
 import tarfile
 from abc import abstractmethod
@@ -28,8 +30,11 @@ IMAGE_EXTENSIONS = frozenset(
 )
 STDIN = "-"
 
-SkippedCallback = Callable[[str], None]
-"""Called with the path of every file in a folder that is passed over for its extension."""
+# Folders in which programs keep smaller versions of the photos beside them, and what they have thrown away.
+_JUNK_FOLDERS = ("@eadir", ".thumbnails", "*.lrdata", "__macosx", "$recycle.bin", "#recycle", ".trash*")
+
+SkippedCallback = Callable[[str, str], None]
+"""Called with the path of every file of a folder or pattern that is passed over, and what kind of file it is."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,9 @@ class SourceOptions:
         null_separated: paths on standard input end with a zero byte instead of a newline.
         split: of a dataset; `train` if not given and there are several.
         streaming: read a dataset from the Hub as it goes instead of downloading it first.
+        exclude: patterns, such as `*_edited*` or `drafts`: what a folder or pattern holds under such a name is passed
+            over; so is what lies in a folder of such a name. A pattern with a slash is one of paths inside.
+        include: patterns; where there are any, only files are taken that one of them fits.
     """
 
     path_column: str | None = None
@@ -51,6 +59,26 @@ class SourceOptions:
     null_separated: bool = False
     split: str | None = None
     streaming: bool = False
+    exclude: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+
+    def passed_over(self, inside: str, matched: bool) -> str | None:
+        """Why a file is not taken, by its path inside the folder or pattern that was named; `None` for one to take.
+
+        One that was `matched` by a pattern may have any ending.
+        """
+        parts = inside.split(os.sep)
+        if any(_fits(part.lower(), _JUNK_FOLDERS) for part in parts[:-1]):
+            return "in folders of thumbnails and bins"
+        if any(part.startswith(".") for part in parts):
+            return "hidden"
+        ending = Path(parts[-1]).suffix.lower()
+        if ending not in IMAGE_EXTENSIONS and not matched:
+            return ending or "no extension"
+        if any(_fits(name, self.exclude) for name in (inside, *parts)):
+            return "--exclude"
+        taken = not self.include or any(_fits(name, self.include) for name in (inside, parts[-1]))
+        return None if taken else "not --include"
 
 
 class Source(Items):
@@ -68,6 +96,10 @@ class Source(Items):
     @abstractmethod
     def identity(self) -> dict[str, Any]:
         """What must be the same for a run to go on."""
+
+
+def _fits(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _ends_here(shard: str, offset: int) -> bool:
@@ -147,7 +179,11 @@ def _read_lines(stream: BinaryIO, separator: bytes) -> Iterator[Item]:
     yield from _items_of_lines([rest])
 
 
-def _walk(path: str, entered: set[tuple[int, int]], on_skipped: SkippedCallback | None) -> Iterator[Item]:
+def _walk(
+    path: str, pattern: str, entered: set[tuple[int, int]], options: SourceOptions, on_skipped: SkippedCallback | None
+) -> Iterator[Item]:
+    """Files of a folder, or the file itself, which was named or matched by a pattern."""
+    base = path if path == pattern else re.split(r"[*?[]", pattern)[0].rpartition(os.sep)[0]
     pending = [path]  # a stack instead of recursion: folders may be nested deeper than Python recurses
     while pending:
         found = pending.pop()
@@ -159,10 +195,13 @@ def _walk(path: str, entered: set[tuple[int, int]], on_skipped: SkippedCallback 
                     pending.extend(os.path.join(found, name) for name in sorted(os.listdir(found), reverse=True))
             except OSError as error:
                 yield Item(escape_bytes(found), error=f"The folder cannot be listed. {describe_error(error)}")
-        elif found == path or Path(found).suffix.lower() in IMAGE_EXTENSIONS:
+            continue
+        inside = found[len(base) :].lstrip(os.sep)
+        reason = options.passed_over(inside, matched=found == path) if inside else None
+        if reason is None:
             yield Item.from_file(found)
         elif on_skipped is not None:
-            on_skipped(found)
+            on_skipped(found, reason)
 
 
 def _expand(path: str | os.PathLike) -> list[str]:
@@ -181,7 +220,8 @@ def list_items(
     """List the images of files, folders (recursively), glob patterns, tables, tar shards and standard input, in order.
 
     A folder comes in the order of its names and is entered once, however many symbolic links lead to it. One that
-    cannot be listed gives an item with an `error`.
+    cannot be listed gives an item with an `error`. What is hidden, and what programs keep in their own folders beside
+    photos, is passed over, unless it is what was named.
 
     Args:
         paths: a pattern is what holds `*`, `?` or `[` and is not itself a file; `-` is standard input; what ends in
@@ -203,7 +243,7 @@ def list_items(
             if read is not None and os.path.isfile(match):
                 yield from read(match, options)
             else:
-                yield from _walk(match, entered, on_skipped)
+                yield from _walk(match, os.fspath(path), entered, options, on_skipped)
 
 
 class PathSource(Source):

@@ -33,6 +33,7 @@ class Measured:
     height: int | None = None
     plan: Any = None
     error: str | None = None
+    stamp: list[int] | None = None
 
     @property
     def tokens(self) -> int | None:
@@ -48,6 +49,7 @@ class Measured:
             height=self.height,
             tokens=self.tokens,
             error=self.error,
+            stamp=self.stamp,
         )
 
 
@@ -70,9 +72,10 @@ def measure(item: Item, plan: Callable[[int, int], Any]) -> Measured:
     """Read the size of an image from its header, without decoding pixels, and plan what becomes of it."""
     if item.error is not None:
         return Measured(item, error=item.error)
+    stamp = item.stamp()  # before the content is read, so that a later change is seen as one
     try:
         width, height = scorable_size(item.read(), name=repr(item.path))
-        return Measured(item, width, height, plan(height, width))
+        return Measured(item, width, height, plan(height, width), stamp=stamp)
     except (ValueError, FileNotFoundError, PermissionError, IsADirectoryError) as error:
         return Measured(item, error=describe_error(error))
     except Exception as error:  # whatever a hostile file provokes belongs into its row

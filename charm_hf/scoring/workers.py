@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -55,6 +56,7 @@ def end_with_parent() -> None:
 
 
 def _begin_work(worker_id: int = 0) -> None:
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
     end_with_parent()
 

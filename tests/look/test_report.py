@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from charm_hf.choosing.score_table import read_scores
 from charm_hf.look import report
-from charm_hf.look.report import read_scores, write_report
+from charm_hf.look.report import write_report
 
 
 HOSTILE_NAMES = (

@@ -84,7 +84,11 @@ def interrupted(score, output, monkeypatch):
 def test_a_run_leaves_only_the_table_and_its_lock(score, tmp_path, many_photos):
     summary = score(tmp_path / "out" / "scores.csv")
     assert (summary.images, summary.failed) == (120, 4)
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"scores.csv", ".scores.csv.lock"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "scores.csv",
+        ".scores.csv.lock",
+        ".scores.csv.rows",
+    }
     assert not list(many_photos.glob("*.progress*"))
 
 

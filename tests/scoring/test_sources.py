@@ -53,8 +53,58 @@ def test_what_a_folder_holds_besides_images_is_told(tmp_path):
     for name in ("a.jpg", "notes.txt", "photo.cr2", "photo.jpg.xmp"):
         (tmp_path / name).touch()
     passed_over = []
-    assert names_of(list_items([tmp_path], on_skipped=passed_over.append), tmp_path) == ["a.jpg"]
-    assert [os.path.basename(path) for path in passed_over] == ["notes.txt", "photo.cr2", "photo.jpg.xmp"]
+    assert names_of(list_items([tmp_path], on_skipped=lambda *told: passed_over.append(told)), tmp_path) == ["a.jpg"]
+    assert [(os.path.basename(path), kind) for path, kind in passed_over] == [
+        ("notes.txt", ".txt"),
+        ("photo.cr2", ".cr2"),
+        ("photo.jpg.xmp", ".xmp"),
+    ]
+
+
+JUNK = {
+    "._a.jpg": "hidden",
+    ".cache/b.jpg": "hidden",
+    "@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg": "in folders of thumbnails and bins",
+    "Catalog Previews.lrdata/0/1.jpg": "in folders of thumbnails and bins",
+    ".thumbnails/normal/c.png": "in folders of thumbnails and bins",
+    "sub/notes.TXT": ".txt",
+    "sub/README": "no extension",
+}
+
+
+def make_files(root, names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+
+
+def test_junk_is_passed_over_and_every_file_of_it_is_counted_by_kind(tmp_path):
+    make_files(tmp_path, [*JUNK, "a.jpg", "sub/b.jpg"])
+    told = {}
+    found = list_items([tmp_path], on_skipped=lambda path, kind: told.update({os.path.relpath(path, tmp_path): kind}))
+    assert names_of(found, tmp_path) == ["a.jpg", "sub/b.jpg"]
+    assert told == JUNK
+    matched = list_items([f"{tmp_path}/*/*/*"])
+    assert names_of(matched, tmp_path) == []
+    named = [tmp_path / ".cache", tmp_path / "@eaDir" / "a.jpg", tmp_path / "._a.jpg"]
+    assert names_of(list_items(named), tmp_path) == [
+        ".cache/b.jpg",
+        "@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg",
+        "._a.jpg",
+    ]
+
+
+def test_patterns_exclude_files_and_folders_and_include_only_some(tmp_path):
+    make_files(tmp_path, ["a.jpg", "a_edited.jpg", "drafts/b.jpg", "drafts/deep/c.jpg", "x/d.PNG", "x/e.jpg"])
+
+    def found(paths=(tmp_path,), **options):
+        return names_of(list_items(paths, SourceOptions(**options)), tmp_path)
+
+    assert found(exclude=("*_edited*", "drafts")) == ["a.jpg", "x/d.PNG", "x/e.jpg"]
+    assert found(exclude=("drafts/deep/*",)) == ["a.jpg", "a_edited.jpg", "drafts/b.jpg", "x/d.PNG", "x/e.jpg"]
+    assert found(include=("*.jpg",), exclude=("drafts",)) == ["a.jpg", "a_edited.jpg", "x/e.jpg"]
+    assert found([f"{tmp_path}/*/*.jpg"], exclude=("e.*",)) == ["drafts/b.jpg"]
+    assert found([tmp_path / "a_edited.jpg"], exclude=("*_edited*",)) == ["a_edited.jpg"]
 
 
 def test_a_file_with_any_name_is_tried_when_it_is_named_or_matched(tmp_path):
