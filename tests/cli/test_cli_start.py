@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from charm_hf.choosing.delivery import STARS, XMP_PLACES
 from charm_hf.look.contributions import AGAINST, METHODS
 from charm_hf.look.report import THUMBNAILS
 from charm_hf.models.patch_selection_charm import SELECTIONS
@@ -15,7 +16,7 @@ from charm_hf.models.presets_charm import DATASET_PRESETS
 from charm_hf_cli import app, support
 
 
-COMMANDS = ("score", "convert", "push", "pull", "models", "explain", "report", "demo")
+COMMANDS = ("score", "select", "convert", "push", "pull", "models", "explain", "report", "demo")
 
 # Runs the command, then says what it took and what it imported.
 MEASURE = """
@@ -82,6 +83,14 @@ def test_a_report_is_made_without_torch_and_transformers(table, ending):
     assert page.strip() == str(table.with_name("report.html"))
 
 
+def test_photos_are_chosen_without_torch_and_transformers(table):
+    run, rows = measure("select", table, "--top", 1, "--write-xmp")
+
+    assert (run["code"], run["heavy"]) == (0, [])
+    assert rows.splitlines()[1].startswith("photo.png,5.5")
+    assert table.with_name("photo.png.xmp").exists()
+
+
 def test_the_models_are_listed_without_torch_and_transformers():
     table, printed = measure("models")
     listed = measure("models", "--json")[1]
@@ -106,6 +115,7 @@ def test_the_names_in_the_help_are_those_of_the_package():
     assert tuple(name for name, selection in SELECTIONS.items() if not selection.needs_map) == support.SELECTIONS
     assert support.THUMBNAILS == THUMBNAILS
     assert (support.AGAINST, support.METHODS) == (AGAINST, METHODS)
+    assert (support.STARS, support.XMP_PLACES) == (STARS, XMP_PLACES)
 
 
 @pytest.mark.parametrize(
