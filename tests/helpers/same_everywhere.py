@@ -104,7 +104,7 @@ def differences() -> list[str]:
 def main() -> None:
     """Write one record, or complain of differences."""
     if sys.argv[1:] == ["check"]:
-        sys.exit("\n".join(differences()))
+        sys.exit("\n".join(differences()) or None)
     for kind in sys.argv[1:]:
         RECORDS.mkdir(exist_ok=True)
         text = json.dumps(FOUND_BY[kind](), indent=1) + "\n"
