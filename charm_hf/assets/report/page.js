@@ -19,8 +19,7 @@ const format = (value) => value.toFixed(decimals);
 const count = (value) => value.toLocaleString("en");
 
 const chosen = new Set(remembered("chosen", []).filter((index) => index in photos));
-const unfiltered = { query: "", folder: "", low: -Infinity, high: Infinity, onlyChosen: false };
-const filters = { ...unfiltered };
+const filters = { ...UNFILTERED };
 let order = sortPhotos(photos, "best");
 let shown = order;
 let anchor = 0;
@@ -61,6 +60,9 @@ function describe(photo) {
 
 /* ---------- filters ---------- */
 
+const filterControls = document.querySelectorAll("[data-filter]");
+const valueOf = (control) => (control.type === "checkbox" ? "checked" : "value");
+
 function update(keep = false) {
   shown = filterPhotos(photos, order, filters, chosen);
   sheet.show(shown, keep);
@@ -95,10 +97,8 @@ function showScores() {
 }
 
 function resetFilters() {
-  Object.assign(filters, unfiltered);
-  byId("search").value = "";
-  byId("folder").value = "";
-  byId("only-chosen").checked = false;
+  Object.assign(filters, UNFILTERED);
+  for (const control of filterControls) control[valueOf(control)] = UNFILTERED[control.dataset.filter];
   showScores();
   update();
 }
@@ -385,13 +385,12 @@ function onClick(id, action) {
 }
 
 function listenToFilters() {
-  const set = (name, value) => {
-    filters[name] = value;
-    update();
-  };
-  onInput("search", (input) => set("query", input.value));
-  onInput("folder", (input) => set("folder", input.value));
-  onInput("only-chosen", (input) => set("onlyChosen", input.checked));
+  for (const control of filterControls) {
+    control.addEventListener("input", () => {
+      filters[control.dataset.filter] = control[valueOf(control)];
+      update();
+    });
+  }
   onInput("sort", (input) => {
     order = sortPhotos(photos, input.value);
     update();

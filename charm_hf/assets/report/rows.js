@@ -34,6 +34,9 @@ function searchable(text) {
   return text.normalize("NFC").toLocaleLowerCase();
 }
 
+/** Every filter with the value that lets all photos through. A control of the page sets one with `data-filter`. */
+const UNFILTERED = { query: "", folder: "", low: -Infinity, high: Infinity, onlyChosen: false };
+
 /** Indices of the photos that pass every filter, in the given order. */
 function filterPhotos(photos, order, { query, folder, low, high, onlyChosen }, chosen) {
   const words = searchable(query).split(/\s+/).filter(Boolean);
