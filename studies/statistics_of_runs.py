@@ -26,6 +26,8 @@ class Estimate:
     @property
     def signed(self) -> str:
         """With its sign, as a difference."""
+        if math.isinf(self.half):
+            return f"{self.mean:.2f} (one run)"
         return f"{self.mean:+.3f} ± {self.half:.3f}"
 
 

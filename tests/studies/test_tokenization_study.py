@@ -353,7 +353,7 @@ def test_the_survival_of_a_checkerboard_is_one_in_native_tokens_and_none_in_shru
         "--size",
         "smoke",
         "--edges",
-        "0.2",
+        "0",
         "1",
         "--output",
         str(tmp_path / "s.csv"),
