@@ -1,20 +1,20 @@
 """Give the distilled encoder a head in closed form: what the teachers' ridge says of every photo, and the votes.
 
     python -m studies.charm_tiny.head --model_name_or_path DISTILLED --photos PHOTOS --feature_cache MAPS \
-        --config studies/charm_tiny/votes.yaml --data_dir OASIS [--fold 0] --output_dir HEADED
+        --teacher TEACHER … --data_dir OASIS --cross_validate studies/charm_tiny/results.csv --output_dir HEADED
 
 A ridge regression on the teachers' pooled features, fitted on the rated photos, gives a distribution of votes to each
 photo (see `examples/distill.py`). A second one, on what the encoder says of the same photos, learns the logarithms of
 these distributions, and those of the votes with `VOTE_WEIGHT`: its weights become the classifier. The encoder stays.
-With `--fold`, neither sees a photo of that fold.
+In the cross-validation neither sees a photo of the fold that is held out.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 import datasets
 import numpy as np
@@ -26,15 +26,16 @@ from tqdm.auto import tqdm
 
 from charm_hf import CharmForAestheticScoring, CharmImageProcessor
 from charm_hf.training.building import build_head, build_model
-from charm_hf.training.partition import hold_out_fold, load_clean_split, require_scale
+from charm_hf.training.partition import assign_folds, load_clean_split, require_scale
 from charm_hf.training.teacher_maps import TeacherMaps, fit_ridge
+from studies.charm_tiny.baselines import metrics
+from studies.results import write_rows
 
 
 # Chosen by cross-validation on the rated photos: strength of the ridge, and what a vote counts beside a guess.
-ALPHA, VOTE_WEIGHT = 1000.0, 5.0
+ALPHA, VOTE_WEIGHT = 10_000.0, 5.0
 SMALLEST_SHARE = 0.01
 SUFFIXES = (".jpg", ".jpeg", ".png")
-HEADS_FILE = "distillation.safetensors"
 
 
 @torch.no_grad()
@@ -82,7 +83,63 @@ def fit_head(
     weights = np.concatenate([np.ones(len(inputs)), np.full(len(rated), VOTE_WEIGHT)])
     targets = logits(np.concatenate([guesses, votes]))
     ridge = Ridge(ALPHA).fit(np.concatenate([inputs, inputs[rated]]), targets, sample_weight=weights)
-    return ridge.coef_ / std, ridge.intercept_ - (ridge.coef_ / std) @ mean
+    # So strong a ridge says too little of each photo: what is left of its answers is stretched to fit the votes.
+    said, voted = inputs[rated] @ ridge.coef_.T, targets[len(encoded) :] - ridge.intercept_
+    slopes = ridge.coef_ * float((said * voted).sum() / (said * said).sum()) / std
+    return slopes, ridge.intercept_ - slopes @ mean
+
+
+class Rated(NamedTuple):
+    """Photos with what the encoder and the teachers say of them, those without votes first.
+
+    Attributes:
+        photos: the rated ones.
+        encoded, pooled: (N, 2d) and (N, D), of all.
+        others: how many have no votes.
+    """
+
+    photos: datasets.Dataset
+    encoded: np.ndarray
+    pooled: np.ndarray
+    others: int
+
+    def fit(self, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Weights and biases from votes on the chosen rated photos (row numbers) and guesses of the others."""
+        rated = self.photos.select(chosen)
+        rows = np.concatenate([np.arange(self.others), self.others + chosen])
+        ridge = fit_ridge(self.pooled[self.others + chosen], rated)
+        numbers = np.arange(self.others, len(rows))
+        return fit_head(self.encoded[rows], ridge(self.pooled[rows]), numbers, np.array(rated["distribution"][:]))
+
+    def score(self, chosen: np.ndarray, head: tuple[np.ndarray, np.ndarray], values: np.ndarray) -> np.ndarray:
+        """What a head says of rated photos."""
+        logits = self.encoded[self.others + chosen] @ head[0].T + head[1]
+        shares = np.exp(logits - logits.max(1, keepdims=True))
+        return shares @ values / shares.sum(1)
+
+
+def cross_validate(rated: Rated, values: np.ndarray, path: Path) -> None:
+    """Five folds; neither votes nor pixels of the held-out photos are seen. Writes a row a fold, prints means.
+
+    The interval of SRCC draws the photos of each fold anew.
+    """
+    names, categories = rated.photos["image_id"][:], rated.photos["category"][:]
+    folds, rating = np.array(assign_folds(names, categories, 0)), np.array(rated.photos["score"][:])
+    predicted, rows = np.zeros(len(folds)), []
+    for fold in range(5):
+        held_out = np.flatnonzero(folds == fold)
+        predicted[held_out] = rated.score(held_out, rated.fit(np.flatnonzero(folds != fold)), values)
+        rows.append({"seed": 0, "fold": fold, **metrics(predicted[held_out], rating[held_out])})
+    write_rows(path, list(rows[0]), [list(row.values()) for row in rows])
+    for name in list(rows[0])[2:]:
+        found = [row[name] for row in rows]
+        print(f"{name} {np.mean(found):.3f} ± {np.std(found, ddof=1):.3f}")
+    generator = np.random.default_rng(0)
+    drawn = []
+    for _ in range(2000):
+        again = [generator.choice(photos, len(photos)) for photos in (np.flatnonzero(folds == f) for f in range(5))]
+        drawn.append(np.mean([spearmanr(predicted[photos], rating[photos])[0] for photos in again]))
+    print("srcc, 95 % of draws: {:.3f} to {:.3f}".format(*np.percentile(drawn, [2.5, 97.5])))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -91,50 +148,35 @@ def main(argv: list[str] | None = None) -> None:
     add = parser.add_argument
     add("--model_name_or_path", required=True)
     add("--photos", type=Path, nargs="+", required=True)
-    add("--feature_cache", type=Path, required=True, help="as examples/distill.py left it, the rated photos included")
+    add("--feature_cache", type=Path, required=True, help="maps of examples/distill.py; rated photos are added to it")
+    add("--teacher", nargs="+", required=True, help="as examples/distill.py was told")
     add("--data_dir", required=True)
-    add("--fold", type=int)
+    add("--cross_validate", type=Path, metavar="CSV", help="five folds first, and a row for each")
     add("--max_num_patches", type=int, default=104)
     add("--output_dir", type=Path, required=True)
     args = parser.parse_args(argv)
-    everything = load_rated(args.data_dir)
-    rated = everything
-    if args.fold is not None:
-        rated, _ = hold_out_fold(everything, args.fold, stratify_column="category")
-
-    maps = TeacherMaps(args.feature_cache, [], 0, 512, torch.device("cpu"))
+    torch.set_num_threads(1)
+    photos = load_rated(args.data_dir)
+    maps = TeacherMaps(args.feature_cache, args.teacher, 192, 512, torch.device("cpu"))
     paths = sorted(path for folder in args.photos for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    others = list(dict.fromkeys(maps.fill(paths, 0, 0)))
-    undecoded = everything.cast_column("image", datasets.Image(decode=False))["image"]
-    all_keys = maps.fill([Path(photo["path"]) for photo in undecoded], 0, 0)
-    key_of = dict(zip(everything["image_id"][:], all_keys, strict=True))
-    rated_keys = [key_of[name] for name in rated["image_id"][:]]
+    others = list(dict.fromkeys(maps.fill(paths, 300, 0)))
+    undecoded = photos.cast_column("image", datasets.Image(decode=False))["image"]
+    keys = [*others, *maps.fill([Path(photo["path"]) for photo in undecoded], 300, 0)]
 
-    head = build_head(rated, require_scale(rated))
+    head = build_head(photos, require_scale(photos))
     model = build_model(args.model_name_or_path, None, head).eval()
     options = {"max_num_patches": args.max_num_patches, "overflow": "coarsen"}
     processor = CharmImageProcessor.from_pretrained(args.model_name_or_path, **options)
-    # One cache for all folds: the encoder has seen neither votes nor rated photos.
-    rows = dict(zip([*others, *all_keys], encode(model, processor, maps, [*others, *all_keys]), strict=True))
-    keys = [*others, *rated_keys]
+    # The encoder has seen neither votes nor rated photos: all folds share it.
     pooled = np.stack([maps.pooled(key) for key in keys])
-    ridge = fit_ridge(pooled[len(others) :], rated)
-    votes = np.array(rated["distribution"][:])
-    numbers = np.arange(len(others), len(keys))
-    weight, bias = fit_head(np.stack([rows[key] for key in keys]), ridge(pooled), numbers, votes)
+    rated = Rated(photos, encode(model, processor, maps, keys), pooled, len(others))
+    if args.cross_validate:
+        cross_validate(rated, np.array(head["score_values"]), args.cross_validate)
+    weight, bias = rated.fit(np.arange(len(photos)))
     model.classifier.weight.data.copy_(torch.from_numpy(weight))
     model.classifier.bias.data.copy_(torch.from_numpy(bias))
     model.save_pretrained(args.output_dir)
     processor.save_pretrained(args.output_dir)
-    if (heads := Path(args.model_name_or_path) / HEADS_FILE).exists():  # for a distillation that goes on
-        shutil.copy(heads, args.output_dir)
-    if args.fold is not None:
-        _, held_out = hold_out_fold(everything, args.fold, stratify_column="category")
-        encoded = torch.from_numpy(np.stack([rows[key_of[name]] for name in held_out["image_id"][:]]))
-        values = torch.tensor(head["score_values"])
-        scores = model.classifier(encoded).softmax(-1).detach() @ values
-        srcc = spearmanr(scores, held_out["score"][:])[0]
-        print(f"fold {args.fold}: SRCC {srcc:.4f}")
 
 
 if __name__ == "__main__":
