@@ -188,6 +188,11 @@ def score(
             )
     if comments is not None:
         say(f"Comments were found on {scorer.commented:,} of {scorer.photos:,} photos.")
+    if scorer.shrunk:
+        say(
+            f"{scorer.shrunk:,} of {scorer.photos:,} photos were shrunk as a whole, and nothing of them was seen at "
+            "full resolution: so the checkpoint's processor treats photos of their size (its `size` and `overflow`)."
+        )
     ranks.close()
     _report_scores(summary, skipped, prune)
     if summary.chosen is not None and summary.delivered is not None:

@@ -86,6 +86,7 @@ def render_card(config: Mapping[str, Any], context: CardContext, published: bool
         command=_portable(context.run["command"]) if context.run else "",
         facts=facts,
         published=published,
+        released_edge=get_dataset_preset(dataset).released_edge if published else None,
         same_base=bases[:1] == [PAPER["base_model"]],
         numbers=_table(facts.numbers if published and facts else context.results),
     )

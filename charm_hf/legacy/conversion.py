@@ -126,7 +126,7 @@ def convert_legacy_checkpoint(
         patch_selection="released_frequency",
         overflow="keep",
         do_resize=True,
-        size={"longest_edge": preset.longest_edge or preset.photo_edge},
+        size={"longest_edge": preset.released_edge},
         do_normalize=False,
     )
     for file in held:

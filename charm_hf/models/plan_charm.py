@@ -94,6 +94,11 @@ class PhotoPlan:
         return self.scales[-1].count > 0
 
     @property
+    def shrinks_all(self) -> bool:
+        """Whether nothing of the photo is at its own resolution, since all of it was made smaller first."""
+        return self.resized < self.source and self.crop == (0, 0)
+
+    @property
     def region_grid(self) -> tuple[int, int]:
         """Rows and columns of the regions that are ranked."""
         return self.height // self.scales[-1].region, self.width // self.scales[-1].region

@@ -49,6 +49,11 @@ class DatasetPreset:
     released_label_range: tuple[float, float] | None = None
     accuracy_threshold: float = 0.5
 
+    @property
+    def released_edge(self) -> int:
+        """Longest edge, in pixels, up to which a converted checkpoint cuts photos as they are."""
+        return self.longest_edge or self.photo_edge
+
 
 DATASET_PRESETS: dict[str, DatasetPreset] = {
     "ava": DatasetPreset(

@@ -105,7 +105,7 @@ class Scorer:
         self.processor = processor
         self.options = options or ScoringOptions()
         self.comments = comments
-        self.photos = self.commented = 0
+        self.photos = self.commented = self.shrunk = 0
         self.token_budget = self.options.token_budget or _TOKEN_BUDGETS.get(model.device.type, _TOKEN_BUDGETS["cpu"])
         self.num_workers = self.options.num_workers or 0
         if comments is not None and not reads_comments(processor):
@@ -223,6 +223,7 @@ class Scorer:
         batches = self._plan(measured)
         for place, entry in measured.items():
             self.photos += 1
+            self.shrunk += getattr(entry.plan, "shrinks_all", False)
             self.commented += any(text.strip() for text in entry.item.comments or ())
             if place in chunk.finished:
                 continue

@@ -42,7 +42,8 @@ def test_a_large_photo_has_the_same_score_from_every_entrance(score_photos, chec
     CharmImageProcessor(patch_size=16, max_num_patches=64, overflow="resize").save_pretrained(shrinking)
     aesthetics = pipeline("image-aesthetics", model=str(shrinking))
     expected = aesthetics(str(path))["normalized_score"]
-    (printed,) = score_photos(path, "--model", shrinking)[1]
+    _, (printed,), messages = score_photos(path, "--model", shrinking)
+    assert "1 of 1 photos were shrunk as a whole, and nothing of them was seen at full resolution" in messages
     (row,) = score_images(path, str(shrinking))
     column = CharmScorer(str(shrinking), device="cpu")({"image": [path.read_bytes()]})
     (shown,) = demo.score_photos([str(path)], aesthetics)
