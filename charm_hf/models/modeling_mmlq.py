@@ -325,7 +325,7 @@ class MmlqModel(HoldsEncoders, MmlqPreTrainedModel):
                 [`~MmlqModel.encode_comments`].
             output_attentions: give the attention weights of every block, too.
             kwargs: `output_hidden_states`: give the queries before the first block and after every block, too, or
-                those of a list of indices.
+                those of a list of indices, counted as this version of transformers does.
 
         Raises:
             ValueError: if there is no image, or if tokens are not of the text encoder's vocabulary.

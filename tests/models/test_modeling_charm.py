@@ -78,6 +78,19 @@ def test_what_stands_in_the_padding_does_not_matter() -> None:
     assert torch.allclose(scores_of(model, inputs), expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("path", ["plain", "with hidden states", "traced"])
+def test_rows_of_padding_are_zero_on_every_path(path: str, attention: str) -> None:
+    model = tiny_model()
+    model.set_attn_implementation(attention)
+    inputs = tiny_processor(model)(some_photos())
+    called = torch.compile(model, backend="eager") if path == "traced" else model
+    with torch.no_grad():
+        rows = called(**inputs, output_hidden_states=path == "with hidden states").last_hidden_state[:, 1:]
+        assert torch.allclose(rows, model(**inputs).last_hidden_state[:, 1:], atol=1e-5)
+    assert not rows[inputs["pixel_attention_mask"] == 0].any()
+
+
 # --- The backbone ----------------------------------------------------------------------------------------------------
 
 
