@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 # EXIF orientation → how it is undone.
 _TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
+# Where PIL keeps what says how an image is turned.
+_EXIF_TAGS = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
 # Pixels that are converted at once, so that a conversion takes no more memory than its result.
 _STRIP_PIXELS = 2**21
 
@@ -353,7 +355,12 @@ def _to_rgb(image: Image.Image, orientation: int, name: str) -> Image.Image:
         image = _converted(image, "RGB", _on_white)
     if image.mode != "RGB":
         image = image.convert("RGB")
-    return image if orientation == 1 else image.transpose(Image.Transpose(_TURNS[orientation]))
+    if orientation == 1:
+        return image
+    image = image.transpose(Image.Transpose(_TURNS[orientation]))
+    for tag in _EXIF_TAGS:  # or whoever is given the upright image would turn it again
+        image.info.pop(tag, None)
+    return image
 
 
 def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:

@@ -73,14 +73,16 @@ def packed_sdpa_forward(
     Returns:
         (1, total, heads, d), or (B, L, heads, d).
     """
-    if not isinstance(attention_mask, PackedBounds):
+    # Not by type: a checkpoint within a checkpoint brings its own copy of this file.
+    starts, longest = (getattr(attention_mask, name, None) for name in ("starts", "longest"))
+    if starts is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
     if query.device.type == "cpu":
-        attended = attend_one_by_one(query, key, value, attention_mask.starts, dropout, scaling)
+        attended = attend_one_by_one(query, key, value, starts, dropout, scaling)
     else:
-        attended = attend_nested(query, key, value, *attention_mask, dropout, scaling)
+        attended = attend_nested(query, key, value, starts, longest, dropout, scaling)
     return attended, None
 
 

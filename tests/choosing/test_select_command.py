@@ -21,7 +21,7 @@ def card(tmp_path, monkeypatch):
     """A table of two folders of photos: a burst, a copy of its best under another name, and two of other things."""
     monkeypatch.chdir(tmp_path)
     for number in range(3):
-        frame = scene(1).crop((16 * number, 11 * number, 200 + 16 * number, 130 + 11 * number))
+        frame = scene(1).crop((10 * number, 7 * number, 200 + 10 * number, 130 + 7 * number))
         save_taken(frame, tmp_path / f"a/burst{number}.jpg", f"2024:05:01 12:00:0{number}")
     save_taken(scene(2), tmp_path / "b/hill.jpg", "2024:05:01 12:00:01", camera="Phone")
     save_taken(scene(3), tmp_path / "b/lake.jpg", "2024:05:01 15:00:00")

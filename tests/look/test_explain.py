@@ -326,7 +326,7 @@ def test_raw_pixels_are_drawn_back_when_nothing_was_normalized(model):
         assert np.array_equal(explanation.received, pad_or_crop(pixels_of(photo_path("chelsea")), 308, 462))
 
 
-@pytest.mark.parametrize("size", [(30, 900), (900, 30), (5, 5), (300, 299)])
+@pytest.mark.parametrize("size", [(30, 900), (900, 30), (16, 16), (300, 299)])
 def test_a_picture_comes_of_any_shape(model, size, tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
 
