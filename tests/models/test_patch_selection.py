@@ -64,13 +64,13 @@ def shrink_by_area(image: np.ndarray, sides: tuple[int, int]) -> np.ndarray:
 
 
 def slow_spectral_residual(planes: torch.Tensor, size: int) -> torch.Tensor:
-    """The paper's equations 1 to 5 as they stand, of the photo in whole cells, at least 64 if it has so many."""
+    """The paper's equations 1 to 5, but for the floor, of the photo in whole cells, at least 64 if it has so many."""
     height, width = planes.shape[1:]
     longer = max(height, width)
     cell = max([side for side in range(1, size + 1) if size % side == 0 and longer / side >= 64], default=1)
     cells = tiles_of(planes, cell).mean(dim=(1, 2, 3)).reshape(height // cell, width // cell).numpy()
     spectrum = np.fft.fft2(shrink_by_area(cells, (round(64 * height / longer), round(64 * width / longer))))
-    logarithm, phase = np.log(np.abs(spectrum)), np.angle(spectrum)
+    logarithm, phase = np.log(np.abs(spectrum) ** 2 + POWER_FLOOR) / 2, np.angle(spectrum)
     residual = logarithm - scipy.ndimage.uniform_filter(logarithm, 3, mode="wrap")
     saliency = np.abs(np.fft.ifft2(np.exp(residual + 1j * phase))) ** 2
     smooth = scipy.ndimage.gaussian_filter(saliency, 2.5, mode="wrap", truncate=9)
