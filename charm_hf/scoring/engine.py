@@ -226,9 +226,7 @@ class Scorer:
         """Measure the images of a chunk and plan its batches; those that are already scored are left out."""
         places = [place for place in range(len(chunk.items)) if place not in chunk.reused]
         with ThreadPoolExecutor(_HEADER_THREADS) as pool:
-            entries = list(
-                pool.map(lambda place: self._measure(chunk.items[place], chunk, stopping), places)
-            )
+            entries = list(pool.map(lambda place: self._measure(chunk.items[place], chunk, stopping), places))
         if stopping():  # what was given up has no row
             return chunk, []
         measured = dict(zip(places, entries, strict=True))
