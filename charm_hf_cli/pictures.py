@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated
@@ -130,6 +131,10 @@ def demo(
     """
     from charm_hf.look.demo import launch_demo
 
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt  # as by Ctrl-C: the server stops, and its uploads go
+
+    signal.signal(signal.SIGTERM, stop)
     with usage_errors():
         page, url = launch_demo(
             model or (),

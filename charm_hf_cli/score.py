@@ -122,6 +122,7 @@ def score(
         bool,
         typer.Option("--reduced-decoding", help="Decode large JPEGs at a fraction of their size: faster, less exact."),
     ] = False,
+    allow_urls: Annotated[bool, typer.Option("--allow-urls", help="Fetch images that are named by URLs.")] = False,
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Score photos: a table of path, score, normalized_score, std, width, height, tokens and error.
@@ -152,6 +153,7 @@ def score(
             ),
             saliency_dir=saliency_dir,
             num_workers=num_workers,
+            allow_urls=allow_urls,
         )
         ranks = scoring.Ranks()
         if output is not None:
@@ -204,7 +206,12 @@ def score(
 
 def _check_patterns(paths: list[str]) -> None:
     for path in paths:
-        if glob.has_magic(path) and not os.path.lexists(path) and not any(glob.iglob(path, recursive=True)):
+        if (
+            glob.has_magic(path)
+            and "://" not in path
+            and not os.path.lexists(path)
+            and not any(glob.iglob(path, recursive=True))
+        ):
             raise ValueError(f"Found no images: nothing matches the pattern {path!r}.")
 
 

@@ -11,7 +11,9 @@ import html
 import ipaddress
 import logging
 import os
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from PIL import Image
 from ..models.image_loading_charm import load_image
 from ..scoring import DEMONSTRATION_NOTICE, default_device
 from .explain import explain, see
+from .guard import Guard, keep_urls_unfetched
 from .uploads import (
     CHOICES,
     OWN_SELECTION,
@@ -41,11 +44,6 @@ _PREVIEW_EDGE = 480
 _KEPT_SECONDS = 3600
 _STYLE = Path(__file__).resolve().parent.parent / "assets" / "demo.css"
 
-# What a page of the demo may load: itself. Gradio's own page needs inline scripts and styles.
-_CONTENT_POLICY = (
-    "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; connect-src 'self' data: blob:; "
-    "base-uri 'self'; form-action 'self'; frame-ancestors 'self'; object-src 'none'"
-)
 # The browser's answer in place of the last input: how the picture has to look there.
 _ASK_BROWSER = """(...inputs) => [...inputs.slice(0, -1),
     {dark: document.body.classList.contains("dark"), narrow: window.innerWidth < 640}]"""
@@ -125,7 +123,7 @@ class _Session:
         if path is None or not has_charm_tokens(pipeline):
             return None
         options = selection_options(selection)
-        photo = load_image(path, name="The file")
+        photo = load_image(Path(path), name="The file")
         if reads_comments(pipeline):
             seen = see(photo, pipeline.image_processor, **options)
         else:
@@ -138,7 +136,7 @@ class _Session:
 
 
 def _preview(path: str) -> Image.Image:
-    image = load_image(path, on_size=lambda width, height: (_PREVIEW_EDGE, _PREVIEW_EDGE))
+    image = load_image(Path(path), on_size=lambda width, height: (_PREVIEW_EDGE, _PREVIEW_EDGE))
     image.thumbnail((_PREVIEW_EDGE, _PREVIEW_EDGE))
     return image
 
@@ -328,7 +326,11 @@ def launch_demo(
     def load(source: str) -> Any:
         return load_pipeline(source, device=device, trust_remote_code=trust_remote_code)
 
+    uploads = _own_upload_folder()
     page = build_demo(offered, load, limits)
+    weakref.finalize(page, shutil.rmtree, uploads, ignore_errors=True)  # at the latest when the process ends
+    for block in page.blocks.values():
+        keep_urls_unfetched(block)
     _, url, _ = page.launch(
         server_name=host,
         server_port=port,
@@ -346,7 +348,11 @@ def launch_demo(
         mcp_server=False,
         css_paths=_STYLE,
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-        app_kwargs={"middleware": [Middleware(_ContentPolicy)], "docs_url": None, "redoc_url": None},
+        app_kwargs={
+            "middleware": [Middleware(Guard, host=host, uploads=uploads, limits=limits)],
+            "docs_url": None,
+            "redoc_url": None,
+        },
     )
     if block:
         page.block_thread()
@@ -363,23 +369,14 @@ def _name_checkpoints(sources: Sequence[str]) -> dict[str, str]:
     return short if len(short) == len(sources) else {source: source for source in sources}
 
 
-class _ContentPolicy:
-    """ASGI middleware that forbids the pages to load anything from another host."""
-
-    def __init__(self, app: Any) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        async def send_with_policy(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                headers = [
-                    (b"content-security-policy", _CONTENT_POLICY.encode()),
-                    (b"referrer-policy", b"no-referrer"),
-                ]
-                message = {**message, "headers": [*message.get("headers", []), *headers]}
-            await send(message)
-
-        await self.app(scope, receive, send_with_policy)
+def _own_upload_folder() -> str:
+    """A folder of this server alone, inside the one that Gradio would use."""
+    parent = os.environ.get("GRADIO_TEMP_DIR")
+    if parent is not None:
+        os.makedirs(parent, exist_ok=True)
+    folder = tempfile.mkdtemp(prefix="charm-hf-demo-", dir=parent)
+    os.environ["GRADIO_TEMP_DIR"] = folder  # where Gradio looks, again and again
+    return folder
 
 
 def _is_this_machine(host: str) -> bool:

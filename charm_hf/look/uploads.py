@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..models.image_loading_charm import image_size, load_image
+from ..models.image_loading_charm import load_image, scorable_size
 from ..models.patch_selection_charm import SELECTIONS
 
 
@@ -29,11 +29,13 @@ class DemoLimits:
         max_files: photos scored at once.
         max_megabytes: size of one file; a larger one is refused while it is uploaded.
         max_megapixels: decoded size of one photo, read from its header before anything is decoded.
+        max_total_megabytes: size of everything that lies on the server at a time; beyond it uploads are refused.
     """
 
     max_files: int = 24
     max_megabytes: int = 40
     max_megapixels: int = 60
+    max_total_megabytes: int = 2000
 
 
 @dataclass(frozen=True)
@@ -105,9 +107,9 @@ def check_pixels(path: str, limits: DemoLimits) -> tuple[int, int]:
     """Width and height of an upload, from its header.
 
     Raises:
-        ValueError: if it is no image, or larger than the limit.
+        ValueError: if it is no image, too small or thin to be scored, or larger than the limit.
     """
-    width, height = image_size(path, name="The file")
+    width, height = scorable_size(Path(path), name="The file")  # a `Path` is never taken for a URL
     if width * height > limits.max_megapixels * 1_000_000:
         raise ValueError(f"The photo has {width * height / 1e6:.0f} megapixels, the limit is {limits.max_megapixels}.")
     return width, height
@@ -118,7 +120,7 @@ def _score_photo(
 ) -> ScoredPhoto:
     try:
         width, height = check_pixels(path, limits)
-        photo = load_image(path, name="The file")
+        photo = load_image(Path(path), name="The file")
         inputs = {"image": photo, "comments": list(comments)} if reads_comments(pipeline) else photo
         result = pipeline(inputs, **(options if has_charm_tokens(pipeline) else {}))
         return ScoredPhoto(path, result, width=width, height=height)

@@ -69,7 +69,7 @@ def _errors_naming(name: str) -> Iterator[None]:
     except (FileNotFoundError, PermissionError, IsADirectoryError):
         raise
     except UnidentifiedImageError:
-        raise ValueError(f"{name} is not an image that PIL can read, or of a format that is not opened.") from None
+        raise ValueError(f"{name} is not an image that PIL can read.") from None
     except Image.DecompressionBombError as error:
         raise ValueError(f"{name} is too large: {error}") from None
     except Exception as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from threading import Thread
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -15,7 +15,7 @@ from urllib.request import getproxies
 MAX_BYTES = 64 * 2**20
 MAX_SECONDS = 30.0
 MAX_REDIRECTS = 5
-_PREFIXES = ("http://", "https://")
+_PREFIXES = ("http://", "https://", "hf://")
 
 
 def is_url(source: Any) -> bool:
@@ -31,7 +31,7 @@ def fetch_url(url: str, stopping: Callable[[], bool] = lambda: False) -> bytes:
     name, what only this machine may ask.
 
     Args:
-        url: `http` or `https`.
+        url: `http`, `https`, or `hf` for a file on the Hub.
         stopping: asked while waiting, whether to give up.
 
     Raises:
@@ -62,8 +62,11 @@ def _attempt(url: str) -> bytes | Exception:
 
 
 def _follow(url: str) -> bytes:
-    from huggingface_hub import get_session
+    from huggingface_hub import HfFileSystem, get_session
 
+    if url.lower().startswith("hf:"):
+        with HfFileSystem().open(url) as file:
+            return _bounded(iter(lambda: file.read(2**20), b""), url)
     place = url
     for redirects in range(MAX_REDIRECTS + 1):
         if redirects and not (is_url(place) and _is_public(urlsplit(place).hostname)):
@@ -79,13 +82,17 @@ def _follow(url: str) -> bytes:
                 continue
             if response.status_code != 200:
                 raise ValueError(f"{url!r} answered with status {response.status_code}, expected 200.")
-            content = bytearray()
-            for block in response.iter_raw():
-                content += block
-                if len(content) > MAX_BYTES:
-                    raise ValueError(f"{url!r} has more than the {MAX_BYTES:,} bytes that are fetched.")
-            return bytes(content)
+            return _bounded(response.iter_raw(), url)
     raise ValueError(f"{url!r} is redirected more than {MAX_REDIRECTS} times.")
+
+
+def _bounded(blocks: Iterator[bytes], url: str) -> bytes:
+    content = bytearray()
+    for block in blocks:
+        content += block
+        if len(content) > MAX_BYTES:
+            raise ValueError(f"{url!r} has more than the {MAX_BYTES:,} bytes that are fetched.")
+    return bytes(content)
 
 
 def _is_public(host: str | None) -> bool:

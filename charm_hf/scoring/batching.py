@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from tempfile import TemporaryDirectory
+from threading import Lock
 
 from .items import Item
 from .rows import ScoreRow
@@ -31,6 +33,8 @@ class Chunk:
         self.rows = [ScoreRow(item.path, key=item.key) for item in items]
         self.finished: set[int] = set()
         self.reused: set[int] = set()  # scored by an earlier run
+        self._folder: TemporaryDirectory | None = None
+        self._lock = Lock()
 
     @property
     def end(self) -> int:
@@ -41,6 +45,17 @@ class Chunk:
     def complete(self) -> bool:
         """Whether every item has its row."""
         return len(self.finished) == len(self.items)
+
+    def folder_of_files(self) -> str:
+        """Where images are put that are fetched for this chunk."""
+        with self._lock:
+            self._folder = self._folder or TemporaryDirectory(prefix="charm-hf-")
+            return self._folder.name
+
+    def forget_files(self) -> None:
+        """Remove them."""
+        if self._folder is not None:
+            self._folder.cleanup()
 
     def finish(self, place: int, row: ScoreRow) -> None:
         """Set the row of an item."""

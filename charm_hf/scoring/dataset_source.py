@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..models.image_urls_charm import is_url
 from ..tables import escape_bytes, usual_column
 from .items import Item
-from .sources import PathSource, SkippedCallback, Source, SourceOptions
+from .sources import PathSource, SkippedCallback, Source, SourceOptions, expand_pattern
 
 
 HUB_PREFIX = "hf://datasets/"
@@ -56,8 +57,9 @@ def _load_parquet(path: str, options: SourceOptions) -> tuple[Any, int | None]:
     import datasets
     import pyarrow.parquet as pq
 
-    dataset = datasets.load_dataset("parquet", data_files=path, split="train", streaming=True)
-    return dataset, pq.read_metadata(path).num_rows
+    files = expand_pattern(path)
+    dataset = datasets.load_dataset("parquet", data_files=files, split="train", streaming=True)
+    return dataset, sum(pq.read_metadata(file).num_rows for file in files)
 
 
 def _find_loader(path: str, options: SourceOptions) -> Loader | None:
@@ -66,9 +68,10 @@ def _find_loader(path: str, options: SourceOptions) -> Loader | None:
         return _load_from_hub
     if any((Path(path) / name).is_file() for name in ("state.json", "dataset_dict.json")):
         return _load_saved
-    if path.lower().endswith(".parquet") and os.path.isfile(path) and _holds_images(path, options.path_column):
-        return _load_parquet
-    return None
+    if not path.lower().endswith(".parquet"):
+        return None
+    files = [file for file in expand_pattern(path) if os.path.isfile(file)]
+    return _load_parquet if files and all(_holds_images(file, options.path_column) for file in files) else None
 
 
 def _find_image_column(dataset: Any, columns: list[str], wanted: str | None) -> str:
@@ -88,9 +91,12 @@ def _find_image_column(dataset: Any, columns: list[str], wanted: str | None) -> 
 
 
 def _readable(path: str) -> Any:
-    """Path of a local file as it is, content of a remote one."""
-    if "://" not in path:
+    """Path of a local file and URL as they are, content of what else is remote."""
+    # A stranger's dataset may name any address: the engine decides on those, as on the URLs of tables.
+    if "://" not in path or (is_url(path) and not path.startswith("hf://")):
         return path
+    if "http://" in path or "https://" in path:
+        raise ValueError(f"{path!r} names a file inside an archive at a URL, which is not fetched.")
     from datasets.utils.file_utils import xopen
 
     with xopen(path, "rb") as file:
@@ -141,12 +147,15 @@ class DatasetSource(Source):
     def items(self, start: int = 0) -> Iterator[Item]:
         """Go through the images from a row on."""
         for number, row in enumerate(self.dataset.skip(start) if start else self.dataset, start=start):
-            image, path = row[self.image_column], None
+            image, path, error = row[self.image_column], None, None
             if isinstance(image, dict):
                 path = image.get("path")
-                image = image if image.get("bytes") is not None or path is None else _readable(path)
+                try:
+                    image = image if image.get("bytes") is not None or path is None else _readable(path)
+                except ValueError as refusal:
+                    image, error = None, str(refusal)
             key = str(number if self.key_column is None else row[self.key_column])
-            error = None if image is not None else f"Row {number} has no image."
+            error = error if image is not None or error else f"Row {number} has no image."
             yield Item(escape_bytes(path or f"{self.name}#{number}"), image, key=key, error=error)
 
     def identity(self) -> dict[str, Any]:
@@ -164,7 +173,7 @@ def open_source(
 
     Args:
         paths: what [`list_items`] takes; or `hf://datasets/NAME[@REVISION]`, a folder that `save_to_disk` wrote, or a
-            Parquet file whose image column holds images.
+            Parquet file whose image column holds images, or a pattern of such.
         options: how they are read.
         on_skipped: see [`SkippedCallback`].
 

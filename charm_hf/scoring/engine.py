@@ -13,13 +13,14 @@ import torch
 import transformers
 
 from ..models.checkpoint_charm import digest_weights
+from ..models.image_urls_charm import is_url
 from ..models.patch_selection_charm import SELECTIONS
 from ..models.scores_charm import average_views
 from ..version import __version__
 from .batching import CHUNK_BYTES, CHUNK_IMAGES, Chunk, chunk_items, plan_batches
 from .comments import Comments, reads_comments
 from .items import Item
-from .rows import ScoreRow, read_answers
+from .rows import ScoreRow, describe_error, read_answers
 from .tokenizing import BatchTokenizer, Measured, Placed, TokenBatch, measure
 from .workers import default_workers, tokenize_batches
 
@@ -45,6 +46,7 @@ class ScoringOptions:
         processor_parameters: other parameters of the image processor, such as `patch_selection`, `seed` and
             `reduced_decoding`.
         saliency_dir: folder of saliency maps, for `patch_selection="saliency"` (see [`SaliencyFolder`]).
+        allow_urls: fetch images that are named by URLs; else they are errors.
         num_workers: processes that decode and tokenize; 0 does it in this process, `None` decides by the number of
             images and cores.
     """
@@ -55,6 +57,7 @@ class ScoringOptions:
     embeddings: bool = False
     processor_parameters: dict[str, Any] = field(default_factory=dict)
     saliency_dir: str | None = None
+    allow_urls: bool = False
     num_workers: int | None = 0
 
     def __post_init__(self) -> None:
@@ -190,7 +193,9 @@ class Scorer:
         started: deque[Chunk] = deque()
 
         def planned() -> Iterator[list[Placed]]:
-            for chunk, batches in _one_ahead(self._prepare(chunk) for chunk in chunks):
+            for chunk, batches in _one_ahead(self._prepare(chunk, stopping) for chunk in chunks):
+                if stopping():
+                    return
                 started.append(chunk)
                 yield from batches
 
@@ -209,16 +214,21 @@ class Scorer:
                 yield started.popleft()
             chunk = started[0]
             self._fill(chunk, batch)
-            yield started.popleft() if chunk.complete else chunk
+            if chunk.complete:
+                started.popleft()
+                chunk.forget_files()
+            yield chunk
             if stopping():
                 return
         yield from (chunk for chunk in started if chunk.complete)
 
-    def _prepare(self, chunk: Chunk) -> tuple[Chunk, list[list[Placed]]]:
+    def _prepare(self, chunk: Chunk, stopping: Callable[[], bool]) -> tuple[Chunk, list[list[Placed]]]:
         """Measure the images of a chunk and plan its batches; those that are already scored are left out."""
         places = [place for place in range(len(chunk.items)) if place not in chunk.reused]
         with ThreadPoolExecutor(_HEADER_THREADS) as pool:
-            entries = list(pool.map(self._measure, [chunk.items[place] for place in places]))
+            entries = list(pool.map(lambda place: self._measure(chunk.items[place], chunk, stopping), places))
+        if stopping():  # what was given up has no row
+            return chunk, []
         measured = dict(zip(places, entries, strict=True))
         batches = self._plan(measured)
         for place, entry in measured.items():
@@ -233,9 +243,18 @@ class Scorer:
         open_batches = (batch for batch in batches if not chunk.finished.issuperset(batch))
         return chunk, [[(place, measured[place]) for place in batch] for batch in open_batches]
 
-    def _measure(self, item: Item) -> Measured:
+    def _measure(self, item: Item, chunk: Chunk, stopping: Callable[[], bool]) -> Measured:
         if self.comments is not None:
             item = replace(item, comments=self.comments.of(item))
+        if item.error is None and is_url(item.image):
+            if not self.options.allow_urls:
+                return Measured(
+                    item, error="It is a URL, which is fetched only with --allow-urls (`allow_urls=True`)."
+                )
+            try:
+                item = item.fetched(chunk.folder_of_files(), stopping)
+            except ValueError as error:
+                return Measured(item, error=describe_error(error))
         return measure(item, self.plan)
 
     def _plan(self, measured: dict[int, Measured]) -> list[list[int]]:

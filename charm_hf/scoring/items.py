@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from tempfile import mkstemp
 from typing import Any
 
 from PIL import Image
 
+from ..models.image_urls_charm import fetch_url
 from ..tables import escape_bytes
+
+
+# An image inside an archive is read whole.
+MAX_CONTENT_BYTES = 512 * 2**20
 
 
 @dataclass(frozen=True)
@@ -67,18 +73,33 @@ class Item:
 
         Raises:
             OSError: if an archive cannot be read.
-            ValueError: if it ends before the image does.
+            ValueError: if it ends before the image does, or the image is larger than what is read into memory.
         """
         content = self.image if self.span is None else self._read_span(*self.span)
         return {"bytes": content, "path": self.path} if isinstance(content, (bytes, bytearray)) else content
 
     def _read_span(self, offset: int, length: int) -> bytes:
+        if length > MAX_CONTENT_BYTES:
+            raise ValueError(f"The image has {length:,} bytes; of one in an archive, {MAX_CONTENT_BYTES:,} are read.")
         with open(self.image, "rb") as file:
             file.seek(offset)
             content = file.read(length)
         if len(content) < length:
             raise ValueError(f"The shard is cut off: {len(content):,} of the image's {length:,} bytes are there.")
         return content
+
+    def fetched(self, folder: str, stopping: Callable[[], bool]) -> Item:
+        """The item of an image behind a URL, whose bytes then lie in a folder.
+
+        Raises:
+            ValueError: if it cannot be fetched.
+            OSError: if the folder's disk is full.
+        """
+        content = fetch_url(self.image, stopping)
+        file, name = mkstemp(dir=folder)
+        with open(file, "wb") as stream:
+            stream.write(content)
+        return replace(self, image=name, span=(0, len(content)))
 
     def to_json(self) -> str:
         """One line of ASCII, for an item of a file.

@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
+from ..models.image_urls_charm import is_url
 from ..tables import TABLE_SUFFIXES, Table, escape_bytes, find_column
 from .items import Item, Items
 from .rows import describe_error
@@ -152,10 +153,12 @@ def list_table(file: str, options: SourceOptions) -> Iterator[Item]:
     for number, row in enumerate(table.rows(wanted), start=1):
         key = None if options.key_column is None else str(row.get(options.key_column))
         path = row.get(column)
+        if isinstance(path, (bytes, dict)):
+            raise ValueError(f"{file!r} holds images itself: score it alone, or by a pattern of only such files.")
         if not isinstance(path, str) or not path:
             yield Item(f"{escape_bytes(file)}#{number}", key=key, error=f"Row {number} has no path in {column!r}.")
         else:
-            yield Item(escape_bytes(path), os.path.join(root, path), key=key)
+            yield Item(escape_bytes(path), path if is_url(path) else os.path.join(root, path), key=key)
 
 
 # Files that list or hold several images, by their extension.
@@ -204,10 +207,10 @@ def _walk(
             on_skipped(found, reason)
 
 
-def _expand(path: str | os.PathLike) -> list[str]:
+def expand_pattern(path: str | os.PathLike) -> list[str]:
     """Files that a glob pattern matches, sorted; a path that is no pattern stands for itself."""
     text = os.fspath(path)
-    if os.path.lexists(text) or not glob.has_magic(text):
+    if os.path.lexists(text) or is_url(text) or not glob.has_magic(text):
         return [text]
     return sorted(glob.glob(text, recursive=True))
 
@@ -238,7 +241,7 @@ def list_items(
         if os.fspath(path) == STDIN:
             yield from _read_lines(sys.stdin.buffer, b"\0" if options.null_separated else b"\n")
             continue
-        for match in _expand(path):
+        for match in expand_pattern(path):
             read = _READERS.get(Path(match).suffix.lower())
             if read is not None and os.path.isfile(match):
                 yield from read(match, options)

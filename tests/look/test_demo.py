@@ -2,7 +2,11 @@
 
 import io
 import json
+import os
+import signal
 import socket
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -370,6 +374,65 @@ def test_uploads_are_deleted_when_the_server_stops(checkpoint, browser, tmp_path
     server.close(verbose=False)
 
     assert not list(tmp_path.rglob("*.png"))
+
+
+def ask_server(url, path, method="GET", **headers):
+    """Status of an answer, whatever it is."""
+    return httpx.request(method, f"{url}{path}", headers=headers, timeout=10).status_code
+
+
+@pytest.mark.slow
+def test_a_page_of_another_site_cannot_use_the_server(demo_url):
+    here = demo_url.split("//")[1].rstrip("/")
+    port = here.rsplit(":", 1)[1]
+    assert ask_server(demo_url, "") == 200
+    assert ask_server(demo_url, "config", Host=f"localhost:{port}", Origin=f"http://localhost:{port}") == 200
+    for host in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "a@127.0.0.1", "[::1", ""):
+        assert ask_server(demo_url, "config", Host=host) in (400, 403), host
+    for origin in ("http://evil.example", "null", f"http://evil.example:{port}", "http://127.0.0.1:1"):
+        assert ask_server(demo_url, "gradio_api/upload", "POST", Origin=origin) == 403, origin
+        assert ask_server(demo_url, "config", Origin=origin) == 403
+
+
+@pytest.mark.slow
+def test_a_url_in_the_place_of_an_upload_is_not_fetched(demo_url, checkpoint, contacts):
+    server = httpx.Client(base_url=f"{demo_url}gradio_api/", timeout=30)
+    file = {"path": "http://photos.example/x.png", "meta": {"_type": "gradio.FileData"}}
+    for endpoint, inputs in (("explain", [file]), ("score", [[file]])):
+        settings = [Path(checkpoint).name, "as in the checkpoint", 1, *([""] if endpoint == "score" else [])]
+        event = server.post(f"call/{endpoint}", json={"data": [*inputs, *settings]}).json()["event_id"]
+        assert "event: error" in server.get(f"call/{endpoint}/{event}").text
+    assert "photos.example" not in contacts
+
+
+@pytest.mark.slow
+def test_the_server_holds_no_more_than_it_may(checkpoint, tmp_path, monkeypatch):
+    pytest.importorskip("gradio", reason="needs the extra `charm-hf[demo]`")
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    limits = DemoLimits(max_megabytes=1, max_total_megabytes=2)
+    server, url = launch_demo([checkpoint], limits=limits, device="cpu", block=False)
+
+    def upload_file(size, **options):
+        files = {"files": ("photo.png", np.random.default_rng(size).bytes(size))}
+        return httpx.post(f"{url}gradio_api/upload", files=files, timeout=10, **options).status_code
+
+    assert [upload_file(900_000 + number) for number in range(4)] == [200, 200, 413, 413]
+    assert ask_server(url, "gradio_api/upload", "POST", **{"transfer-encoding": "chunked"}) == 413
+    server.close(verbose=False)
+
+
+@pytest.mark.slow
+def test_a_server_that_is_told_to_end_leaves_no_upload_behind(checkpoint, tmp_path):
+    pytest.importorskip("gradio", reason="needs the extra `charm-hf[demo]`")
+    environment = {**os.environ, "GRADIO_TEMP_DIR": str(tmp_path)}
+    command = [sys.executable, "-m", "charm_hf_cli", "demo", "--model", checkpoint, "--device", "cpu"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        url = next(line for line in process.stderr if "runs at" in line).split()[4].rstrip(".")
+        assert httpx.post(f"{url}gradio_api/upload", files={"files": ("a.png", b"x")}, timeout=10).status_code == 200
+        assert list(tmp_path.rglob("a.png"))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_checkpoints_are_called_by_their_folder_unless_two_are_called_the_same():

@@ -241,3 +241,16 @@ def test_wrong_columns_splits_and_mixtures_are_named(dataset, tmp_path):
     with pytest.raises(ValueError, match="score it alone"):
         open_source([tmp_path / "splits", tmp_path])
     shutil.rmtree(tmp_path / "splits")
+
+
+def test_a_pattern_of_parquet_files_that_hold_images_is_one_dataset(photos, tmp_path):
+    content = [{"bytes": path.read_bytes(), "path": path.name} for path in sorted(photos.glob("*.jpg"))]
+    pq.write_table(pa.table({"image": content[:1]}), tmp_path / "part-0.parquet")
+    pq.write_table(pa.table({"image": content[1:]}), tmp_path / "part-1.parquet")
+    source = open_source([f"{tmp_path}/part-*.parquet"])
+    assert source.count == len(content)
+    assert [item.path for item in source.items()] == [image["path"] for image in content]
+    with pytest.raises(ValueError, match="score it alone"):
+        list(open_source([f"{tmp_path}/*"]).items())
+    with pytest.raises(ValueError, match="score it alone"):
+        open_source([f"{tmp_path}/part-*.parquet", photos])
