@@ -276,9 +276,11 @@ def _report_scores(summary: Summary, skipped: Counter[str], pruned: bool) -> Non
         say(f"{what} {summary.vanished:,} rows of photos that are not there any more.")
     for row in summary.failures:
         reason = row.error or ""
-        say(f"not scored: {reason if row.path in reason else f'{row.path!r}: {reason}'}")
-    if summary.failed > len(summary.failures):
-        say(f"… and {summary.failed - len(summary.failures):,} more: see the column `error`.")
+        same = summary.reasons[summary.reason(row)] - 1
+        like = f" (and {same:,} more like it)" if same else ""
+        say(f"not scored: {reason if row.path in reason else f'{row.path!r}: {reason}'}{like}")
+    if summary.failed > summary.reasons.total():
+        say(f"… and {summary.failed - summary.reasons.total():,} more: see the column `error`.")
     if skipped:
         kinds = ", ".join(f"{kind} ({count:,})" for kind, count in skipped.most_common())
         say(f"Passed over {skipped.total():,} files in folders that are not taken for photos: {kinds}.")

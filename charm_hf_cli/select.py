@@ -1,4 +1,4 @@
-"""`charm-hf select` and `compare-ratings`: what to do with a table of scores. Thin: `charm_hf.choosing` does it."""
+"""`charm-hf select`, `compare-ratings` and `personalize`: photos by their scores, and scores by a person's taste."""
 
 from __future__ import annotations
 
@@ -10,7 +10,19 @@ import typer
 from typer.core import TyperCommand
 
 from .light import without_registration
-from .support import EXIT_ALL_DONE, EXIT_SOME_FAILED, STARS, TABLES, XMP_PLACES, list_names, say, usage_errors
+from .support import (
+    EXIT_ALL_DONE,
+    EXIT_SOME_FAILED,
+    STARS,
+    TABLES,
+    XMP_PLACES,
+    DeviceOption,
+    ModelOption,
+    list_names,
+    put_out,
+    say,
+    usage_errors,
+)
 
 
 if TYPE_CHECKING:
@@ -119,3 +131,82 @@ def report_choice(chosen: Chosen, done: Delivered) -> None:
         say(f"Left the ratings of {done.left_alone:,} photos alone that somebody else gave.")
     if done.missing:
         say(f"{done.missing:,} photos are no files here: neither copied nor rated.")
+
+
+@app.command("compare-ratings")
+def compare(
+    scores: ScoresArgument,
+    ratings: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Table of paths and ratings; the photos' XMP if not given.")
+    ] = None,
+    image_root: ImageRootOption = None,
+) -> None:
+    """Compare scores with your own ratings: those in the photos' XMP, but for what this package wrote, or in a table.
+
+    Exit code: 0 done, 2 wrong usage, or no photo with both.
+    """
+    with without_registration(), usage_errors():
+        from charm_hf.choosing.ratings import compare_ratings
+
+        agreement = compare_ratings(scores, ratings, image_root)
+    put_out("rating,photos,mean_score")
+    for rating, count, mean in agreement.by_rating:
+        put_out(f"{rating:g},{count},{mean:.6f}")
+    order = "nothing to compare, all are the same" if agreement.srcc is None else f"SRCC {agreement.srcc:.3f}"
+    say(f"{agreement.count:,} photos with a rating of yours: {order}.")
+
+
+@app.command()
+def personalize(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Checkpoint to write.")],
+    ratings: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Table with columns of paths and of ratings.")
+    ] = None,
+    from_xmp: Annotated[
+        Path | None, typer.Option("--from-xmp", metavar="DIR", help="Folder of photos with stars in their XMP.")
+    ] = None,
+    model: ModelOption = None,
+    lowest: Annotated[
+        float | None, typer.Option(help="Lowest possible rating; the lowest given if not given.")
+    ] = None,
+    highest: Annotated[float | None, typer.Option(help="Highest possible rating; likewise.")] = None,
+    folds: Annotated[int, typer.Option(min=2, help="Of the cross-validation.")] = 5,
+    seed: Annotated[int, typer.Option(help="Which photos fall into which fold.")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Write it even if it is no better than the model.")] = False,
+    device: DeviceOption = None,
+) -> None:
+    """Learn your taste from your ratings: a new linear head on a model's features, a checkpoint like any other.
+
+    It is written only if it agrees better with your ratings than the model does, on photos that it did not learn from.
+
+    Exit code: 0 written, 1 not written because it is no better, 2 wrong usage.
+    """
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    with usage_errors():
+        from charm_hf.choosing.ratings import STAR_RANGE, ratings_from_table, ratings_from_xmp
+        from charm_hf.scoring import load_for_scoring
+        from charm_hf.scoring.personal import personalize as learn
+
+        if ratings is not None and from_xmp is None:
+            given, known = ratings_from_table(ratings), None
+        elif from_xmp is not None and ratings is None:
+            given, known = ratings_from_xmp(from_xmp), STAR_RANGE
+        else:
+            raise ValueError("Expected ratings from one place: --ratings FILE or --from-xmp DIR.")
+        low, high = known or (min(given.values(), default=0.0), max(given.values(), default=1.0))
+        score_range = (low if lowest is None else lowest, high if highest is None else highest)
+        loaded, processor = load_for_scoring(model, device=device)
+        taste = learn(given, loaded, processor, score_range, folds=folds, seed=seed, num_workers=None)
+        say(
+            f"Agreement with your ratings of {taste.photos:,} photos (SRCC, {folds} folds): "
+            f"{taste.srcc:.3f}, the model itself {taste.base_srcc:.3f}."
+            + (f" {taste.unreadable:,} photos could not be read." if taste.unreadable else "")
+        )
+        if not (taste.is_better or force):
+            say("Not written, because it is no better: rate more photos, or --force it.")
+            raise typer.Exit(EXIT_SOME_FAILED)
+        taste.model.save_pretrained(output)
+        processor.save_pretrained(output)
+    put_out(output)

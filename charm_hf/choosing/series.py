@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import filecmp
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,6 +19,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..models.camera_files_charm import is_raw
+from ..models.image_formats_charm import open_image
 from ..models.image_loading_charm import load_image
 
 
@@ -63,10 +66,10 @@ def look_at(file: str | os.PathLike[str] | None) -> Sight | None:
     if file is None:
         return None
     try:
-        time, camera = _taken(file)
         image = load_image(file, on_size=lambda width, height: (_EDGE, _EDGE)).convert("L")
     except (OSError, ValueError):
         return None
+    time, camera = _taken(file)
     image.thumbnail((_EDGE, _EDGE), Image.Resampling.BILINEAR)
     grey = np.asarray(image, dtype=np.float32)
     edges = np.pad(grey, 1, mode="edge")
@@ -124,16 +127,24 @@ class Copies:
 
 
 def _taken(file: str | os.PathLike[str]) -> tuple[float | None, str]:
-    with Image.open(file) as image:
+    """When a photo was taken, in seconds, and by what camera, as far as it says."""
+    try:
+        return _read_taken(file)
+    except (OSError, ValueError, SyntaxError, TypeError):  # PIL's parser stumbles on broken data
+        return None, ""
+
+
+def _read_taken(file: str | os.PathLike[str]) -> tuple[float | None, str]:
+    # Of a RAW file, PIL sees the TIFF around the picture, which has the EXIF data; where there is none, it raises.
+    with Image.open(file, formats=["TIFF"]) if is_raw(file) else open_image(file) as image:
         exif = Image.Image.getexif(image)
         details = exif.get_ifd(_EXIF)
         text = str(details.get(_DATE_TIME_ORIGINAL) or exif.get(_DATE_TIME) or "").strip("\0 ")
         fraction = "".join(filter(str.isdigit, str(details.get(_SUBSEC) or "")))
         camera = str(exif.get(_MODEL) or "").strip("\0 ")
-    try:
-        moment = datetime.strptime(text[:19], "%Y:%m:%d %H:%M:%S")
-    except ValueError:
+    if not re.match(r"\d{4}:\d\d:\d\d \d\d:\d\d:\d\d", text):
         return None, camera
+    moment = datetime.strptime(text[:19], "%Y:%m:%d %H:%M:%S")
     return (moment - datetime(1970, 1, 1)).total_seconds() + float(f"0.{fraction or 0}"), camera
 
 

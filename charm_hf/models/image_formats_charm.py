@@ -13,6 +13,8 @@ from typing import IO, NamedTuple
 
 from PIL import Image
 
+from .camera_files_charm import RAW_EXTENSIONS, is_heif, is_raw, open_raw_preview, register_heif
+
 
 # A file beyond it is taken for a decompression bomb, as PIL does at its default settings.
 MAX_IMAGE_PIXELS = 178_956_970
@@ -50,17 +52,36 @@ FORMATS = {
     "PPM": ImageFormat(12),
     "DIB": ImageFormat(8),
     "TGA": ImageFormat(8),
+    "PSD": ImageFormat(12),  # the picture that Photoshop flattened
+    "HEIF": ImageFormat(16, whole=True),
+}
+# Files in a folder that are taken for photos. A file that is named, or matched by a pattern, is always tried.
+IMAGE_EXTENSIONS = RAW_EXTENSIONS | {
+    f".{name}"
+    for name in (
+        *("jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "dib", "tif", "tiff", "avif", "heic", "heif"),
+        *("jp2", "j2k", "pbm", "pgm", "ppm", "pnm", "tga", "psd", "hif"),
+    )
 }
 
 
-def open_image(file: str | os.PathLike | IO[bytes]) -> Image.Image:
+def open_image(file: str | os.PathLike | IO[bytes], name: str | None = None) -> Image.Image:
     """Open an image by its path or as a binary file, if it is of one of the formats; no pixel is decoded.
 
+    Of a RAW file, known by the ending of its path or of the `name` of what is no path, the camera's preview is opened.
+
     Raises:
+        ImportError: if the file needs a package that is not installed; it says what to do.
         PIL.UnidentifiedImageError: if it is of none, or too large a file of one that is read whole.
     """
+    if is_raw(name or file):
+        return open_raw_preview(file)
+    if is_heif(file):
+        register_heif()
     small = _num_bytes(file) <= MAX_WHOLE_BYTES
-    return Image.open(file, formats=[name for name, known in FORMATS.items() if small or not known.whole])
+    Image.init()
+    formats = [name for name, known in FORMATS.items() if name in Image.OPEN and (small or not known.whole)]
+    return Image.open(file, formats=formats)
 
 
 def _num_bytes(file: str | os.PathLike | IO[bytes]) -> int:

@@ -280,8 +280,9 @@ def _three_channels(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _open(source: Any, name: str) -> Image.Image:
+    inside = None
     if isinstance(source, dict):
-        content = source.get("bytes")
+        content, inside = source.get("bytes"), source.get("path")
         source = content if content is not None else source.get("path")
     if is_url(source):
         source = fetch_url(source)
@@ -297,7 +298,7 @@ def _open(source: Any, name: str) -> Image.Image:
             raise ValueError(f"{name} is empty: zero bytes.")
         image = open_image(path)
     elif hasattr(source, "read"):
-        image = open_image(source)
+        image = open_image(source, inside)
     else:
         raise ValueError(
             f"{name}: expected a path, URL, bytes, file object, PIL image, NumPy array or torch tensor, got "

@@ -6,6 +6,7 @@ import logging
 import signal
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -116,7 +117,8 @@ class Summary:
     Attributes:
         images: rows that the source gave.
         failed: those without a score; the first few stand in `failures`.
-        failures: rows.
+        failures: rows, one for each reason.
+        reasons: how many have the reason of each of `failures`.
         resumed: rows that an interrupted run had already finished.
         unchanged: rows of an earlier run that were used again, of photos that have not changed.
         changed: photos that have changed since an earlier run, or had no score in it.
@@ -128,6 +130,7 @@ class Summary:
     images: int = 0
     failed: int = 0
     failures: list[ScoreRow] = field(default_factory=list)
+    reasons: Counter[str] = field(default_factory=Counter)
     resumed: int = 0
     unchanged: int = 0
     changed: int = 0
@@ -135,6 +138,11 @@ class Summary:
     other_model: bool = False
     chosen: Chosen | None = None
     delivered: Delivered | None = None
+
+    @staticmethod
+    def reason(row: ScoreRow) -> str:
+        """Why a row has no score, without the photo's name."""
+        return (row.error or "").replace(repr(row.path), "it")
 
     def note(self, rows: Iterable[ScoreRow], known: KnownRows | None = None) -> Iterator[ScoreRow]:
         """Count rows as they pass."""
@@ -146,8 +154,11 @@ class Summary:
                 self.unchanged, self.changed = self.unchanged + same, self.changed + (not same)
             if row.error is not None:
                 self.failed += 1
-                if len(self.failures) < _FAILURES_KEPT:
+                reason = self.reason(row)
+                if reason not in self.reasons and len(self.failures) < _FAILURES_KEPT:
                     self.failures.append(row)
+                if reason in self.reasons or self.failures[-1] is row:
+                    self.reasons[reason] += 1
             yield row
 
 

@@ -15,20 +15,13 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
+from ..models.image_formats_charm import IMAGE_EXTENSIONS
 from ..models.image_urls_charm import is_url
 from ..tables import TABLE_SUFFIXES, Table, escape_bytes, find_column
 from .items import Item, Items
 from .rows import describe_error
 
 
-# Files in a folder that are taken for photos. A file that is named, or matched by a pattern, is always tried.
-IMAGE_EXTENSIONS = frozenset(
-    f".{name}"
-    for name in (
-        *("jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "dib", "tif", "tiff", "avif", "heic", "heif"),
-        *("jp2", "j2k", "pbm", "pgm", "ppm", "pnm", "tga"),
-    )
-)
 STDIN = "-"
 
 # Folders in which programs keep smaller versions of the photos beside them, and what they have thrown away.

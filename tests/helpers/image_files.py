@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+from importlib.util import find_spec
 
 import numpy as np
 from PIL import Image
+
+from charm_hf.models.camera_files_charm import register_heif
 
 
 # What is encoded, and how: (PIL's format, mode, options).
@@ -38,6 +41,8 @@ KINDS: dict[str, tuple[str, str, dict[str, object]]] = {
     "PPM": ("PPM", "RGB", {}),
     "TGA": ("TGA", "RGBA", {"compression": "tga_rle"}),
 }
+if find_spec("pillow_heif"):  # of the extra `charm-hf[photos]`
+    KINDS |= {"HEIC": ("HEIF", "RGB", {"quality": 50}), "HEIC, transparent": ("HEIF", "RGBA", {"quality": 50})}
 
 
 def photo_like(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -49,6 +54,8 @@ def photo_like(width: int, height: int, seed: int = 0) -> Image.Image:
 def encoded(kind: str, image: Image.Image) -> bytes:
     """An image as the content of a file."""
     name, mode, options = KINDS[kind]
+    if name == "HEIF":
+        register_heif()
     options = dict(options)
     if "orientation" in options:
         options["exif"] = Image.Exif()

@@ -18,6 +18,7 @@ CODE = {
     "checkpoint_charm.py",
     "configuration_charm.py",
     "embeddings_charm.py",
+    "camera_files_charm.py",
     "image_formats_charm.py",
     "image_loading_charm.py",
     "image_processing_charm.py",

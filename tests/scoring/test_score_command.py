@@ -3,6 +3,7 @@ import json
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -189,3 +190,38 @@ def test_embeddings_are_what_the_pipeline_and_the_model_give_and_float16_in_parq
     extract = pipeline("image-feature-extraction", model=str(checkpoint))
     assert np.shape(extract(str(path))) == (1, 1 + int(row["tokens"]), 32)
     assert extract(str(path), pool=True)[0] == expected
+
+
+def test_what_to_install_is_said_once_for_all_photos_that_need_it(score_photos, photos, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    for number in range(25):
+        (photos / f"IMG_{number}.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    code, rows, messages = score_photos(photos)
+    assert (code, len(rows)) == (1, 31)
+    assert all("pip install 'charm-hf[photos]'" in row["error"] for row in rows if "HEIC" in row["path"])
+    assert messages.count("pip install") == 1
+    assert "(and 24 more like it)" in messages
+
+
+def test_a_phones_photo_has_a_score(score_photos, photos):
+    heif = pytest.importorskip("pillow_heif", reason="needs the extra `charm-hf[photos]`")
+    heif.register_heif_opener()
+    Image.open(photos / "a.jpg").save(photos / "IMG_1.HEIC")
+    code, rows, _ = score_photos(photos / "IMG_1.HEIC")
+    assert (code, rows[0]["error"]) == (0, "")
+
+
+def test_warnings_of_libraries_stay_out_of_the_messages(photos, checkpoint):
+    exif = Image.Exif()
+    exif[0x010E] = "text"
+    broken = exif.tobytes().replace(b"\x02\x00\x05\x00\x00\x00", b"\x02\x00\xff\xff\x00\x00")
+    Image.new("RGB", (64, 64), "red").save(photos / "exif.jpg", exif=broken)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        Image.open(photos / "exif.jpg").getexif()
+    assert caught  # or the test shows nothing
+    command = [sys.executable, "-m", "charm_hf_cli", "score", photos, "--model", checkpoint]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "arning" not in done.stderr
