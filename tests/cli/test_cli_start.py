@@ -16,7 +16,7 @@ from charm_hf.models.presets_charm import DATASET_PRESETS
 from charm_hf_cli import app, support
 
 
-COMMANDS = ("score", "select", "convert", "push", "pull", "models", "explain", "report", "demo")
+COMMANDS = ("score", "select", "convert", "push", "pull", "models", "explain", "report", "demo", "serve")
 
 # Runs the command, then says what it took and what it imported.
 MEASURE = """
