@@ -25,6 +25,7 @@ _PUBLIC = {
     "convert_legacy_checkpoint": "legacy",
     "load_aesthetic_dataset": "data",
     "AestheticMetrics": "metrics",
+    "AestheticReward": "reward",
     "embedded_model_path": "hub",
     "resolve_checkpoint": "hub",
 }

@@ -271,7 +271,12 @@ def _json_lines(
 
 
 @contextmanager
-def _parquet(file: str | os.PathLike[str], columns: Sequence[str], kinds: Mapping[str, Any]) -> Iterator[WriteRecords]:
+def _parquet(
+    file: str | os.PathLike[str],
+    columns: Sequence[str],
+    kinds: Mapping[str, Any],
+    metadata: Mapping[str, str] | None = None,
+) -> Iterator[WriteRecords]:
     """Parquet, with a row group for every group of rows."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -283,7 +288,7 @@ def _parquet(file: str | os.PathLike[str], columns: Sequence[str], kinds: Mappin
         list[float]: pa.list_(pa.float64()),
     }
     types[HALVES] = pa.list_(pa.float16())
-    schema = pa.schema([(name, types[kinds.get(name, str)]) for name in columns])
+    schema = pa.schema([(name, types[kinds.get(name, str)]) for name in columns], metadata)
     with pq.ParquetWriter(file, schema) as writer:
         yield lambda records: writer.write_table(pa.Table.from_pylist(records, schema=schema))
 
@@ -308,7 +313,10 @@ def check_output(file: str | os.PathLike) -> str:
 
 @contextmanager
 def written_table(
-    file: str | os.PathLike[str] | IO[str], columns: Sequence[str], kinds: Mapping[str, Any]
+    file: str | os.PathLike[str] | IO[str],
+    columns: Sequence[str],
+    kinds: Mapping[str, Any],
+    metadata: Mapping[str, str] | None = None,
 ) -> Iterator[WriteRecords]:
     """Begin a table; gives what appends a group of rows, one or more.
 
@@ -316,10 +324,12 @@ def written_table(
         file: path that ends in `.csv`, `.jsonl` or `.parquet`, or an open text stream, which gets CSV.
         columns: in their order.
         kinds: `int`, `float`, `list[float]` or `HALVES` of columns that are not text.
+        metadata: what a Parquet file says of itself; the other kinds have no place for it.
 
     Raises:
         ValueError: for a file name with another ending.
     """
     write = _WRITERS[check_output(file)] if isinstance(file, (str, os.PathLike)) else _csv
-    with write(file, columns, kinds) as write_records:
+    said = {"metadata": metadata} if write is _parquet else {}
+    with write(file, columns, kinds, **said) as write_records:
         yield write_records

@@ -17,11 +17,12 @@ from .light import without_registration
 from .pictures import app as pictures
 from .score import app as scoring
 from .select import app as selecting
+from .serve import app as serving
 from .support import put_out
 
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-for group in (scoring, selecting, checkpoints, pictures):
+for group in (scoring, selecting, serving, checkpoints, pictures):
     app.add_typer(group)
 
 

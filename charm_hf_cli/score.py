@@ -5,10 +5,12 @@ from __future__ import annotations
 import glob
 import os
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -27,16 +29,23 @@ from .support import (
     EXIT_SOME_FAILED,
     TABLES,
     DeviceOption,
+    DtypeOption,
+    LogFormatOption,
     ModelOption,
+    QuietOption,
     RevisionOption,
     SeedOption,
     SelectionOption,
     SubfolderOption,
+    TokenBudgetOption,
     TrustOption,
+    WorkersOption,
     fail,
     given,
     list_names,
     say,
+    speak,
+    voice,
 )
 
 
@@ -65,8 +74,14 @@ def score(
     revision: RevisionOption = None,
     subfolder: SubfolderOption = None,
     output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help=f"Table ({list_names(TABLES)}); stdout if not given."),
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help=f"Table ({list_names(TABLES)}) here or at a URL such as s3://…, Lance dataset (.lance), or shards "
+            "with the scores inside (shards/%06d.tar); stdout if not given.",
+        ),
     ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Score anew, whatever --output knows.")] = False,
     distribution: Annotated[bool, typer.Option("--distribution", help="Add the predicted distribution.")] = False,
@@ -95,13 +110,11 @@ def score(
         typer.Option(metavar="PATTERN", help="Of folders take only files of such a name, as '*.jpg'."),
     ] = None,
     device: DeviceOption = None,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    dtype: DtypeOption = "float32",
     compile_model: Annotated[bool, typer.Option("--compile", help="Compile the model.")] = False,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Most images in a batch.")] = None,
-    token_budget: Annotated[int | None, typer.Option(min=1, help="Most tokens in a batch, padding included.")] = None,
-    num_workers: Annotated[
-        int | None, typer.Option(min=0, help="Processes that decode images; by the number of images and cores.")
-    ] = None,
+    token_budget: TokenBudgetOption = None,
+    num_workers: WorkersOption = None,
     patch_selection: SelectionOption = None,
     saliency_dir: Annotated[
         str | None,
@@ -123,6 +136,11 @@ def score(
         typer.Option("--reduced-decoding", help="Decode large JPEGs at a fraction of their size: faster, less exact."),
     ] = False,
     allow_urls: Annotated[bool, typer.Option("--allow-urls", help="Fetch images that are named by URLs.")] = False,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Score every N-th image, from the I-th on: one of N runs.")
+    ] = None,
+    log_format: LogFormatOption = "text",
+    quiet: QuietOption = False,
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Score photos: a table of path, score, normalized_score, std, width, height, tokens and error.
@@ -139,6 +157,7 @@ def score(
     from charm_hf.choosing.choice import Choice
     from charm_hf.choosing.delivery import Delivery
 
+    speak(log_format, quiet)
     disable_progress_bar()
     skipped: Counter[str] = Counter()
     with _exit_codes(resumable=output is not None) as bar:
@@ -156,8 +175,12 @@ def score(
             allow_urls=allow_urls,
         )
         ranks = scoring.Ranks()
-        if output is not None:
-            scoring.check_output(output)
+        table_file = None if output is None else scoring.staged(output)
+        if output is not None and table_file is not None:
+            scoring.check_output(table_file)
+            if table_file != Path(output) and (top is not None or threshold is not None):
+                raise ValueError("--top and --threshold need a table on this machine: choose from it, or from stdout.")
+            shards = scoring.expand_shards(paths) if output.endswith(".tar") else []
         elif ranks.count > 1:
             raise ValueError("Several processes need --output FILE, which they write together.")
         source = scoring.open_source(
@@ -167,6 +190,8 @@ def score(
             ),
             on_skipped=lambda path, kind: skipped.update([kind]),
         )
+        if shard is not None:
+            source = scoring.Part(source, *_read_part(shard))
         if model is None and ranks.is_main:
             say(scoring.DEMONSTRATION_NOTICE)
         loaded, processor = scoring.load_for_scoring(
@@ -181,13 +206,15 @@ def score(
         choice, delivery = Choice(threshold, top=top), Delivery(copy_to, write_xmp=write_xmp, stars=stars)
         table = scoring.TableOptions(distribution, provenance, choice, delivery, prune)
         scorer = scoring.Scorer(loaded, processor, options, said)
-        bar.hidden = not ranks.is_main
-        if output is None:
+        bar.hidden = not ranks.is_main or quiet
+        if output is None or table_file is None:
             summary = scoring.score_to_stream(source, scorer, sys.stdout, table, on_progress=bar.show)
         else:
             summary = scoring.score_to_table(
-                source, scorer, output, table, restart=restart, ranks=ranks, on_progress=bar.show
+                source, scorer, table_file, table, restart=restart, ranks=ranks, on_progress=bar.show
             )
+            if ranks.is_main:
+                scoring.deliver(table_file, output, shards)
     if comments is not None:
         say(f"Comments were found on {scorer.commented:,} of {scorer.photos:,} photos.")
     if scorer.shrunk:
@@ -196,44 +223,102 @@ def score(
             "full resolution: so the checkpoint's processor treats photos of their size (its `size` and `overflow`)."
         )
     ranks.close()
-    _report_scores(summary, skipped, prune)
-    if summary.chosen is not None and summary.delivered is not None:
-        report_choice(summary.chosen, summary.delivered)
-    if output is not None and not table.choice.takes_all:
-        say(f"{output} holds every row, {scoring.chosen_file(output)} those that were kept.")
+    if ranks.is_main:
+        _report_scores(summary, skipped, prune)
+        if summary.chosen is not None and summary.delivered is not None:
+            report_choice(summary.chosen, summary.delivered)
+        if output is not None and not table.choice.takes_all:
+            say(f"{output} holds every row, {scoring.chosen_file(Path(output))} those that were kept.")
+        _close(summary, output or "standard output", bar.seconds)
     raise typer.Exit(EXIT_SOME_FAILED if summary.failed else EXIT_ALL_DONE)
 
 
 def _check_patterns(paths: list[str]) -> None:
     for path in paths:
         if (
-            glob.has_magic(path)
-            and "://" not in path
+            "://" not in path
+            and glob.has_magic(path)
             and not os.path.lexists(path)
             and not any(glob.iglob(path, recursive=True))
         ):
             raise ValueError(f"Found no images: nothing matches the pattern {path!r}.")
 
 
+def _read_part(text: str) -> tuple[int, int]:
+    number, _, of = text.partition("/")
+    if not (number.isdecimal() and of.isdecimal()):
+        raise ValueError(f"--shard: expected I/N, such as 1/4, got {text!r}.")
+    return int(number), int(of)
+
+
+def _close(summary: Summary, where: str, seconds: float) -> None:
+    """The last line: what came of the run."""
+    scored, rate = summary.images - summary.failed, (summary.images - summary.resumed) / max(seconds, 1e-3)
+    say(
+        f"{scored:,} scored, {summary.failed:,} failed → {where}, {rate:.1f} photos/s",
+        event="done",
+        scored=scored,
+        failed=summary.failed,
+        output=where,
+        photos_per_second=round(rate, 3),
+    )
+
+
+_TICK_SECONDS = 1.0
+
+
 class _ProgressBar:
-    """A bar on standard error, from when something is done, with rate and time left."""
+    """A bar on standard error, from when something is done, with rate and time left; lines where JSON is asked for.
+
+    It moves every second, so that a long batch does not look like a standstill.
+    """
 
     def __init__(self) -> None:
         self.hidden = False
         self.bar: Any = None
+        self.started = 0.0
+        self.first = 0
+        self._closed = Event()
+        self._ticker: Thread | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Since the first image was taken up."""
+        return time.monotonic() - self.started if self.started else 0.0
 
     def show(self, finished: int, count: int | None) -> None:
         """Draw that so many images are finished; those of the first call cost this run no time."""
         from tqdm import tqdm
 
         if self.bar is None:
+            self.started = time.monotonic()
+            as_lines = voice.log_format == "json"
+            disable = self.hidden or as_lines
             self.bar = tqdm(
-                total=count, initial=finished, unit=" images", file=sys.stderr, disable=self.hidden, smoothing=0.05
+                total=count, initial=finished, unit=" images", file=sys.stderr, disable=disable, smoothing=0
             )
+            self.bar.n = self.first = finished  # a bar that is not drawn does not count
+            if not self.hidden:
+                self._ticker = Thread(target=self._tick, args=[as_lines], daemon=True)
+                self._ticker.start()
         self.bar.update(finished - self.bar.n)
+        self.bar.n = finished
+
+    def _tick(self, as_lines: bool) -> None:
+        while not self._closed.wait(_TICK_SECONDS):
+            if not as_lines:
+                self.bar.refresh()
+                continue
+            rate = (self.bar.n - self.first) / self.seconds
+            left = None if not rate or self.bar.total is None else round((self.bar.total - self.bar.n) / rate, 1)
+            facts = {"finished": self.bar.n, "images": self.bar.total, "seconds_left": left}
+            say(f"{self.bar.n:,} images", event="progress", photos_per_second=round(rate, 3), **facts)
 
     def close(self) -> None:
         """Leave the bar as it stands."""
+        self._closed.set()
+        if self._ticker is not None:
+            self._ticker.join()
         if self.bar is not None:
             self.bar.close()
 
@@ -249,7 +334,7 @@ def _exit_codes(resumable: bool) -> Iterator[_ProgressBar]:
         yield bar
     except ScoringInterrupted as interruption:
         bar.close()
-        say(f"{interruption}{go_on}")
+        say(f"{interruption}{go_on}", "error")
         raise typer.Exit(_EXIT_SIGNAL + interruption.signal_number) from None
     except BrokenPipeError:  # whoever read the table has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -258,7 +343,7 @@ def _exit_codes(resumable: bool) -> Iterator[_ProgressBar]:
         bar.close()
         if bar.bar is None:
             fail(error)
-        say(f"Error: {error}{go_on}")
+        say(f"Error: {error}{go_on}", "error")
         raise typer.Exit(EXIT_STOPPED) from None
     finally:
         bar.close()

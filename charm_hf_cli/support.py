@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -25,14 +28,49 @@ STARS = ("percentile", "range")
 XMP_PLACES = ("sidecar", "embed")
 
 
-def say(message: str) -> None:
-    """Write a message where it does not mix with data: to standard error."""
-    print(message, file=sys.stderr)  # noqa: T201, this is a command
+@dataclass
+class Voice:
+    """How messages are written, as the command that runs was asked to.
+
+    Attributes:
+        log_format: `text`, or `json` for one object a line.
+        quiet: whether all but errors is left out.
+    """
+
+    log_format: str = "text"
+    quiet: bool = False
+
+
+voice = Voice()
+
+
+def speak(log_format: str, quiet: bool) -> None:
+    """Set how messages are written from here on, those of libraries included."""
+    if log_format not in ("text", "json"):
+        raise typer.BadParameter(f"expected text or json, got {log_format!r}", param_hint="--log-format")
+    voice.log_format, voice.quiet = log_format, quiet
+    logging.getLogger().setLevel(logging.ERROR if quiet else logging.WARNING)
+    for handler in logging.getLogger().handlers:
+        if log_format == "json" and getattr(handler, "stream", None) is sys.stderr:
+            handler.setFormatter(_JsonLines())
+
+
+class _JsonLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return json.dumps({"level": record.levelname.lower(), "message": record.getMessage()})
+
+
+def say(message: str, level: str = "info", **facts: Any) -> None:
+    """Write a message where it does not mix with data: to standard error; `facts` stand beside it in JSON."""
+    if voice.quiet and level != "error":
+        return
+    line = json.dumps({"level": level, "message": message, **facts}) if voice.log_format == "json" else message
+    print(line, file=sys.stderr)  # noqa: T201, this is a command
 
 
 def fail(error: Exception | str, code: int = EXIT_USAGE) -> NoReturn:
     """Say in one line what went wrong, and leave."""
-    say(f"Error: {' '.join(str(error).split())}")
+    say(f"Error: {' '.join(str(error).split())}", "error")
     raise typer.Exit(code) from None
 
 
@@ -73,12 +111,39 @@ def _usable_device(name: str | None) -> str | None:
 
 ModelOption = Annotated[
     str | None,
-    typer.Option("--model", "-m", metavar="DIR_OR_REPO", help="Checkpoint; the embedded demonstration if not given."),
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="DIR_OR_REPO",
+        envvar="CHARM_HF_MODEL",
+        help="Checkpoint; the embedded demonstration if not given.",
+    ),
 ]
 RevisionOption = Annotated[str | None, typer.Option(help="Branch, tag or commit of a repository.")]
 SubfolderOption = Annotated[str | None, typer.Option(help="Which checkpoint of a repository, such as ava.")]
 DeviceOption = Annotated[
-    str | None, typer.Option(callback=_usable_device, help="cpu, cuda, cuda:1, mps; a GPU if there is one.")
+    str | None,
+    typer.Option(
+        callback=_usable_device, envvar="CHARM_HF_DEVICE", help="cpu, cuda, cuda:1, mps; a GPU if there is one."
+    ),
+]
+DtypeOption = Annotated[str, typer.Option(envvar="CHARM_HF_DTYPE", help="float32, bfloat16 or float16.")]
+TokenBudgetOption = Annotated[
+    int | None,
+    typer.Option(min=1, envvar="CHARM_HF_TOKEN_BUDGET", help="Most tokens in a batch, padding included."),
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        min=0, envvar="CHARM_HF_NUM_WORKERS", help="Processes that decode images; by the number of images and cores."
+    ),
+]
+LogFormatOption = Annotated[
+    str,
+    typer.Option(envvar="CHARM_HF_LOG_FORMAT", help="text, or json: messages and progress as one object a line."),
+]
+QuietOption = Annotated[
+    bool, typer.Option("--quiet", "-q", envvar="CHARM_HF_QUIET", help="No messages but errors, and no progress.")
 ]
 TrustOption = Annotated[bool, typer.Option("--trust-remote-code", help="Run the code that a checkpoint brings.")]
 SelectionOption = Annotated[

@@ -21,6 +21,7 @@ from pathlib import Path
 CONFIG_NAME = "config.json"
 CARD_NAME = "README.md"
 LICENSE_NAME = "LICENSE"
+HANDLER_NAME = "handler.py"  # what Inference Endpoints run
 ROOT = "."
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
@@ -33,7 +34,7 @@ _PUBLISHED = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "vocab.txt", "merges.txt", "eval_results.json", "*.safetensors", "*.safetensors.index.json"),
     *("*_charm.py", "*_mmlq.py", "pipeline_image_aesthetics.py"),
-    *(CARD_NAME, LICENSE_NAME, "NOTICE", "CITATION.cff"),
+    *(HANDLER_NAME, "requirements.txt", CARD_NAME, LICENSE_NAME, "NOTICE", "CITATION.cff"),
 )
 
 

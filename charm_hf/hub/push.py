@@ -15,9 +15,9 @@ from typing import Any
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelCard
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, RemoteEntryNotFoundError, RepositoryNotFoundError
 
-from ..models.checkpoint_charm import LICENSE, complete_card
+from ..models.checkpoint_charm import LICENSE, MINIMUM_TRANSFORMERS, complete_card
 from .cards import EVAL_RESULTS_NAME, CardContext, read_card, read_config, read_results, render_card
-from .layout import CARD_NAME, CONFIG_NAME, ROOT, find_checkpoints, list_published_files
+from .layout import ASSETS, CARD_NAME, CONFIG_NAME, HANDLER_NAME, ROOT, find_checkpoints, list_published_files
 from .verify import verify_checkpoints
 
 
@@ -49,7 +49,8 @@ def push_checkpoint(
     The folder is first loaded in a clean process, which scores one photo (`verify_checkpoints`). Weights that the Hub
     already holds are not sent again; the rest goes up first and becomes visible by one commit at the end, so that a
     push that fails leaves the remote's files as they were. Remote files that the folder lacks stay. A missing
-    `README.md` is written from a template, a given one is completed with the metadata that it lacks. Files that are
+    `README.md` is written from a template, a given one is completed with the metadata that it lacks; `handler.py` and
+    `requirements.txt`, by which Inference Endpoints run the checkpoint, are added where there are none. Files that are
     no part of a checkpoint are left out, and absolute paths in configurations are cut to their last part.
 
     Args:
@@ -146,6 +147,8 @@ def _additions(api: HfApi, folder: Path, repo_id: str, branch: str, license: str
     card = _card(api, folder, repo_id, branch, license)
     contents = {name: _content(folder / name) for name in push if name != CARD_NAME}
     contents[CARD_NAME] = str(card).encode()
+    contents.setdefault(HANDLER_NAME, str(ASSETS / HANDLER_NAME))
+    contents.setdefault("requirements.txt", f"transformers>={MINIMUM_TRANSFORMERS}\n".encode())
     return [CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in contents.items()]
 
 

@@ -3,6 +3,7 @@
 from ..tables import check_output
 from .comments import Comments, read_comments
 from .dataset_source import DatasetSource, open_source
+from .delivery import deliver, staged
 from .engine import Scorer, ScoringOptions
 from .entrances import CharmScorer, score_images
 from .items import Item
@@ -11,7 +12,7 @@ from .ranks import Ranks
 from .rows import ScoreRow
 from .run import ScoringInterrupted, Summary, TableOptions, chosen_file, score_to_stream, score_to_table
 from .sinks import open_table
-from .sources import PathSource, Source, SourceOptions, list_items
+from .sources import Part, PathSource, Source, SourceOptions, expand_shards, list_items
 
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Comments",
     "DatasetSource",
     "Item",
+    "Part",
     "PathSource",
     "Ranks",
     "ScoreRow",
@@ -33,6 +35,8 @@ __all__ = [
     "check_output",
     "chosen_file",
     "default_device",
+    "deliver",
+    "expand_shards",
     "list_items",
     "load_for_scoring",
     "open_source",
@@ -41,4 +45,5 @@ __all__ = [
     "score_images",
     "score_to_stream",
     "score_to_table",
+    "staged",
 ]

@@ -62,10 +62,20 @@ def _load_parquet(path: str, options: SourceOptions) -> tuple[Any, int | None]:
     return dataset, sum(pq.read_metadata(file).num_rows for file in files)
 
 
+def _load_lance(path: str, options: SourceOptions) -> tuple[Any, int | None]:
+    import datasets
+    import lance
+
+    dataset = datasets.load_dataset("lance", data_files=f"{path.rstrip('/')}/**", split="train", streaming=True)
+    return dataset, lance.dataset(path).count_rows()
+
+
 def _find_loader(path: str, options: SourceOptions) -> Loader | None:
     """What loads a dataset that a path names; `None` for a path of images."""
-    if path.startswith(HUB_PREFIX):
+    if path.startswith(HUB_PREFIX) and path.removeprefix(HUB_PREFIX).count("/") < 2:  # more name a file in there
         return _load_from_hub
+    if path.rstrip("/").endswith(".lance"):
+        return _load_lance
     if any((Path(path) / name).is_file() for name in ("state.json", "dataset_dict.json")):
         return _load_saved
     if not path.lower().endswith(".parquet"):

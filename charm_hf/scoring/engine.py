@@ -200,13 +200,7 @@ class Scorer:
                 yield from batches
 
         device = self.model.device.type
-        tokenizer = BatchTokenizer(
-            self.processor,
-            self.options.processor_parameters,
-            self.options.num_views,
-            as_numpy=device == "cpu",
-            saliency=self.saliency,
-        )
+        tokenizer = self.tokenizer(as_numpy=device == "cpu")
         for batch in tokenize_batches(
             tokenizer, planned(), self.num_workers, pin_memory=device == "cuda", stopping=stopping
         ):
@@ -221,6 +215,13 @@ class Scorer:
             if stopping():
                 return
         yield from (chunk for chunk in started if chunk.complete)
+
+    def tokenizer(self, as_numpy: bool) -> BatchTokenizer:
+        """What turns measured images into tokens; it may go to another process."""
+        options = self.options
+        return BatchTokenizer(
+            self.processor, options.processor_parameters, options.num_views, as_numpy=as_numpy, saliency=self.saliency
+        )
 
     def _prepare(self, chunk: Chunk, stopping: Callable[[], bool]) -> tuple[Chunk, list[list[Placed]]]:
         """Measure the images of a chunk and plan its batches; those that are already scored are left out."""
@@ -244,37 +245,44 @@ class Scorer:
         return chunk, [[(place, measured[place]) for place in batch] for batch in open_batches]
 
     def _measure(self, item: Item, chunk: Chunk, stopping: Callable[[], bool]) -> Measured:
+        return self.measure(item, lambda item: item.fetched(chunk.folder_of_files(), stopping))
+
+    def measure(self, item: Item, fetch: Callable[[Item], Item] | None = None) -> Measured:
+        """Read an image's size and plan what becomes of it; one at a URL is fetched first, if that is allowed."""
         if self.comments is not None:
             item = replace(item, comments=self.comments.of(item))
         if item.error is None and is_url(item.image):
-            if not self.options.allow_urls:
+            if not self.options.allow_urls or fetch is None:
                 return Measured(
                     item, error="It is a URL, which is fetched only with --allow-urls (`allow_urls=True`)."
                 )
             try:
-                item = item.fetched(chunk.folder_of_files(), stopping)
+                item = fetch(item)
             except ValueError as error:
                 return Measured(item, error=describe_error(error))
         return measure(item, self.plan)
 
     def _plan(self, measured: dict[int, Measured]) -> list[list[int]]:
         readable = [place for place, entry in measured.items() if entry.error is None]
-        lengths = [measured[place].plan.num_tokens for place in readable]
-        budget = max(1, self.token_budget // self.options.num_views)
-        batches = plan_batches(lengths, budget, self.options.batch_size)
+        batches = self.plan_batches([measured[place].plan.num_tokens for place in readable])
         return [[readable[index] for index in batch] for batch in batches]
+
+    def plan_batches(self, lengths: list[int]) -> list[list[int]]:
+        """Group images by their numbers of tokens into batches that fit the budget: places in `lengths`."""
+        return plan_batches(lengths, max(1, self.token_budget // self.options.num_views), self.options.batch_size)
 
     def _fill(self, chunk: Chunk, batch: TokenBatch) -> None:
         answers = {place: {"error": error} for place, error in batch.errors.items()}
         if batch.inputs is not None:
-            answers.update(zip(batch.places, self._forward(batch.inputs), strict=True))
+            answers.update(zip(batch.places, self.answer(batch.inputs), strict=True))
         for place, answer in answers.items():
             row = chunk.rows[place]
             row.update(answer)
             chunk.finish(place, row)
 
     @torch.no_grad()
-    def _forward(self, inputs: dict[str, Any]) -> list[dict[str, Any]]:
+    def answer(self, inputs: dict[str, Any]) -> list[dict[str, Any]]:
+        """Fields of rows for a batch of tokens, those of an image's views side by side."""
         device = self.model.device
         tensors = {name: torch.as_tensor(value).to(device, non_blocking=True) for name, value in inputs.items()}
         outputs = self.model(**tensors)

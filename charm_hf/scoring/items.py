@@ -14,6 +14,7 @@ from PIL import Image
 
 from ..models.image_urls_charm import fetch_url
 from ..tables import escape_bytes
+from .storage import is_remote, is_web, read_range, read_remote
 
 
 # An image inside an archive is read whole.
@@ -47,8 +48,9 @@ class Item:
 
     @property
     def file(self) -> str | None:
-        """Path of the image's own file, if it has one."""
-        return os.fspath(self.image) if isinstance(self.image, (str, os.PathLike)) and self.span is None else None
+        """Path of the image's own file, if it has one on this machine."""
+        has_one = isinstance(self.image, (str, os.PathLike)) and self.span is None and not is_remote(self.image)
+        return os.fspath(self.image) if has_one else None
 
     def stamp(self) -> list[int] | None:
         """Size in bytes and time of the last change in nanoseconds of the file with the image; `None` if none."""
@@ -72,18 +74,18 @@ class Item:
         """What the image reader takes; content goes by the item's path in errors.
 
         Raises:
-            OSError: if an archive cannot be read.
+            OSError: if an archive, or a store, cannot be read.
             ValueError: if it ends before the image does, or the image is larger than what is read into memory.
         """
-        content = self.image if self.span is None else self._read_span(*self.span)
+        content: Any = self.image if self.span is None else self._read_span(*self.span)
+        if is_remote(content) and not is_web(content):
+            content = read_remote(content)
         return {"bytes": content, "path": self.path} if isinstance(content, (bytes, bytearray)) else content
 
     def _read_span(self, offset: int, length: int) -> bytes:
         if length > MAX_CONTENT_BYTES:
             raise ValueError(f"The image has {length:,} bytes; of one in an archive, {MAX_CONTENT_BYTES:,} are read.")
-        with open(self.image, "rb") as file:
-            file.seek(offset)
-            content = file.read(length)
+        content = read_range(self.image, offset, length)
         if len(content) < length:
             raise ValueError(f"The shard is cut off: {len(content):,} of the image's {length:,} bytes are there.")
         return content

@@ -55,7 +55,10 @@ def load_for_scoring(
     torch_dtype = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if not isinstance(torch_dtype, torch.dtype) or not torch_dtype.is_floating_point:
         raise ValueError(f"`dtype` must be a floating point type of torch, such as 'bfloat16', got {dtype!r}.")
-    folder = resolve_checkpoint(model, dataset=subfolder, revision=revision) if model else embedded_model_path()
+    try:
+        folder = resolve_checkpoint(model, dataset=subfolder, revision=revision) if model else embedded_model_path()
+    except OSError as error:
+        raise ValueError(f"There is no folder {model!r}, and no such repository can be read: {error}") from error
     network = AutoModel.from_pretrained(folder, dtype=torch_dtype, trust_remote_code=trust_remote_code)
     if network.config.model_type == MmlqConfig.model_type:
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)

@@ -174,10 +174,10 @@ def write_table(
     """Write rows of a scorer, so many at a time."""
     wanted = {"key": keyed, "distribution": table.distribution, "embedding": scorer.options.embeddings}
     requested = [name for name in wanted if wanted[name]]
-    origin = describe_provenance(scorer.model) if table.provenance else {}
-    constants = {name: value or "" for name, value in origin.items()}
+    origin = {name: value or "" for name, value in describe_provenance(scorer.model).items()}
+    constants = origin if table.provenance else {}
     rows = iter(rows)
-    with open_table(file, table_columns(*requested), constants) as write:
+    with open_table(file, table_columns(*requested), constants, origin) as write:
         while some := list(islice(rows, group)):
             write(some)
 
@@ -384,6 +384,7 @@ def score_to_stream(
         if images.count == 0:
             raise ValueError(f"Found no images in {source}.")
         scorer.expect(images.count)
+        on_progress(0, images.count)
 
         kept: list[tuple[ScoreRow, Item]] = []
 

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import tarfile
+import zlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -20,8 +21,10 @@ from ..models.image_urls_charm import is_url
 from ..tables import TABLE_SUFFIXES, Table, escape_bytes, find_column
 from .items import Item, Items
 from .rows import describe_error
+from .storage import is_remote, list_remote, local_copy, open_file
 
 
+SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 STDIN = "-"
 
 # Folders in which programs keep smaller versions of the photos beside them, and what they have thrown away.
@@ -96,16 +99,8 @@ def _fits(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _ends_here(shard: str, offset: int) -> bool:
-    """Whether a tar file really ends where `tarfile` stopped reading; damage in the middle stops it silently too."""
-    with open(shard, "rb") as file:
-        end = file.seek(0, os.SEEK_END)
-        file.seek(offset)
-        return offset == end or not any(file.read(tarfile.BLOCKSIZE))
-
-
 def list_shard(shard: str, options: SourceOptions) -> Iterator[Item]:
-    """List the images of a WebDataset tar shard in the order in which they lie there, by reading headers only.
+    """List the images of a WebDataset tar shard, gzip'd or not, in the order in which they lie there, by its headers.
 
     The key of an image is its name up to the first dot after the last slash, as WebDataset has it. Members that are
     not named like images (labels, captions) belong to the same samples and are passed over.
@@ -113,7 +108,7 @@ def list_shard(shard: str, options: SourceOptions) -> Iterator[Item]:
     name = escape_bytes(shard)
     last = "its beginning"
     try:
-        with tarfile.open(shard, "r:", errors="surrogateescape") as tar:
+        with open_file(shard) as file, tarfile.open(fileobj=file, mode="r:", errors="surrogateescape") as tar:
             while (member := tar.next()) is not None:
                 last = repr(member.name)
                 path = PurePosixPath(member.name)
@@ -122,8 +117,9 @@ def list_shard(shard: str, options: SourceOptions) -> Iterator[Item]:
                     span = (member.offset_data, member.size)
                     yield Item(f"{name}/{escape_bytes(member.name)}", shard, key=escape_bytes(key), span=span)
                 tar.members = []  # type: ignore[attr-defined]  # tarfile would remember every member
-            damaged = not _ends_here(shard, tar.offset)
-    except (tarfile.TarError, OSError, EOFError) as error:
+            file.seek(tar.offset)  # damage in the middle stops tarfile as silently as the end does
+            damaged = any(file.read(tarfile.BLOCKSIZE))
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         yield Item(name, error=f"The shard cannot be read. {describe_error(error)}")
         return
     if damaged:
@@ -139,7 +135,11 @@ def list_table(file: str, options: SourceOptions) -> Iterator[Item]:
     Raises:
         ValueError: if the table has no such column, or is not what its name says.
     """
-    table = Table(file)
+    with local_copy(file) as copy:
+        yield from _list_rows(Table(copy), file, options)
+
+
+def _list_rows(table: Table, file: str, options: SourceOptions) -> Iterator[Item]:
     root = options.root if options.root is not None else os.path.dirname(file)
     column = find_column(table.names, "path", repr(file), options.path_column, "--path-column")
     wanted = [column] if options.key_column is None else [column, options.key_column]
@@ -151,14 +151,32 @@ def list_table(file: str, options: SourceOptions) -> Iterator[Item]:
         if not isinstance(path, str) or not path:
             yield Item(f"{escape_bytes(file)}#{number}", key=key, error=f"Row {number} has no path in {column!r}.")
         else:
-            yield Item(escape_bytes(path), path if is_url(path) else os.path.join(root, path), key=key)
+            yield Item(escape_bytes(path), path if is_remote(path) else os.path.join(root, path), key=key)
 
 
 # Files that list or hold several images, by their extension.
 _READERS: dict[str, Callable[[str, SourceOptions], Iterator[Item]]] = {
     **dict.fromkeys(TABLE_SUFFIXES, list_table),
-    ".tar": list_shard,
+    **dict.fromkeys(SHARD_SUFFIXES, list_shard),
 }
+
+
+def _find_reader(path: str) -> Callable[[str, SourceOptions], Iterator[Item]] | None:
+    found = next((read for suffix, read in _READERS.items() if path.lower().endswith(suffix)), None)
+    return found if is_remote(path) or os.path.isfile(path) else None
+
+
+def expand_shards(paths: Iterable[str]) -> list[str]:
+    """The shards that paths and patterns name, in order.
+
+    Raises:
+        ValueError: if one of them is no shard.
+    """
+    found = [match for path in paths for match in expand_pattern(path)]
+    for match in found:
+        if not match.lower().endswith(SHARD_SUFFIXES):
+            raise ValueError(f"Only shards can be written back as shards, {match!r} is none.")
+    return found
 
 
 def _items_of_lines(lines: Iterable[bytes]) -> Iterator[Item]:
@@ -203,6 +221,10 @@ def _walk(
 def expand_pattern(path: str | os.PathLike) -> list[str]:
     """Files that a glob pattern matches, sorted; a path that is no pattern stands for itself."""
     text = os.fspath(path)
+    if is_remote(text) and not is_url(text):
+        found = list_remote(text)
+        is_folder = found != [text] and not glob.has_magic(text)
+        return [name for name in found if Path(name).suffix.lower() in IMAGE_EXTENSIONS] if is_folder else found
     if os.path.lexists(text) or is_url(text) or not glob.has_magic(text):
         return [text]
     return sorted(glob.glob(text, recursive=True))
@@ -221,7 +243,8 @@ def list_items(
 
     Args:
         paths: a pattern is what holds `*`, `?` or `[` and is not itself a file; `-` is standard input; what ends in
-            `.csv`, `.tsv`, `.jsonl` or `.parquet` is a table with a column of paths, and in `.tar` a WebDataset shard.
+            `.csv`, `.tsv`, `.jsonl` or `.parquet` is a table with a column of paths, in `.tar`, `.tar.gz` or `.tgz` a
+            WebDataset shard. Each may be remote, `scheme://…`, wherever fsspec reaches.
         options: how tables and standard input are read.
         on_skipped: see [`SkippedCallback`].
 
@@ -235,8 +258,7 @@ def list_items(
             yield from _read_lines(sys.stdin.buffer, b"\0" if options.null_separated else b"\n")
             continue
         for match in expand_pattern(path):
-            read = _READERS.get(Path(match).suffix.lower())
-            if read is not None and os.path.isfile(match):
+            if (read := _find_reader(match)) is not None:
                 yield from read(match, options)
             else:
                 yield from _walk(match, os.fspath(path), entered, options, on_skipped)
@@ -266,7 +288,38 @@ class PathSource(Source):
 
     def identity(self) -> dict[str, Any]:
         """The paths, where they start, and how they are read."""
-        relative = any(not os.path.isabs(path) for path in self.paths)
+        relative = any(not (os.path.isabs(path) or is_remote(path)) for path in self.paths)
         folder = os.getcwd() if relative else None
         paths = [escape_bytes(path) for path in self.paths]
         return {"paths": paths, "folder": folder, "options": asdict(self.options)}
+
+
+class Part(Source):
+    """Every n-th image of a source, for n independent runs that share it.
+
+    Args:
+        whole: the source.
+        number: which part, from 1 on.
+        of: how many parts.
+
+    Raises:
+        ValueError: if there is no such part.
+    """
+
+    def __init__(self, whole: Source, number: int, of: int) -> None:
+        if not 1 <= number <= of:
+            raise ValueError(f"Parts go from 1/{of} to {of}/{of}, got {number}/{of}.")
+        self.whole, self.number, self.of = whole, number, of
+        self.keyed, self.stays, self.once = whole.keyed, whole.stays, whole.once
+        self.count = None if whole.count is None else len(range(number - 1, whole.count, of))
+
+    def __str__(self) -> str:
+        return f"part {self.number}/{self.of} of {self.whole}"
+
+    def items(self, start: int = 0) -> Iterator[Item]:
+        """List the images of the part."""
+        return islice(self.whole.items(self.number - 1 + start * self.of), 0, None, self.of)
+
+    def identity(self) -> dict[str, Any]:
+        """Those of the source, and which part."""
+        return {**self.whole.identity(), "part": [self.number, self.of]}

@@ -55,7 +55,8 @@ def end_with_parent() -> None:
         Thread(target=watch, daemon=True, name="end-with-parent").start()
 
 
-def _begin_work(worker_id: int = 0) -> None:
+def begin_work(worker_id: int = 0) -> None:
+    """What a worker process does first."""
     warnings.filterwarnings("ignore", module=r"PIL\.")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
     end_with_parent()
@@ -75,7 +76,7 @@ def _loader(
         collate_fn=_identity,
         prefetch_factor=2 if num_workers else None,
         multiprocessing_context="spawn" if num_workers else None,
-        worker_init_fn=_begin_work,
+        worker_init_fn=begin_work,
         pin_memory=pin_memory,
         generator=torch.Generator(),  # a loader draws a seed, and must not draw it from the global generator
     )
@@ -88,7 +89,7 @@ def _tokenize_guarded(tokenizer: BatchTokenizer, batches: Iterable[list[Placed]]
         for batch in batches:
             results = []
             for image in batch:
-                pool = pool or ProcessPoolExecutor(1, get_context("spawn"), initializer=_begin_work)
+                pool = pool or ProcessPoolExecutor(1, get_context("spawn"), initializer=begin_work)
                 try:
                     results += pool.submit(tokenizer.tokenize, [image]).result()
                 except BrokenProcessPool:

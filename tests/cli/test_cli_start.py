@@ -28,6 +28,7 @@ COMMANDS = (
     "explain",
     "report",
     "demo",
+    "serve",
 )
 
 # Runs the command, then says what it took and what it imported.

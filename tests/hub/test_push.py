@@ -61,8 +61,8 @@ def test_what_is_pushed_is_what_is_pulled(hub: HubServer, folder: Path, tmp_path
 
     pulled = Path(pull_checkpoint("alice/charm", tmp_path / "pulled"))
     files = {path.name: path.read_bytes() for path in pulled.glob("*") if path.is_file()}
-    expected = {path.name for path in folder.glob("*") if path.is_file()} - {"optimizer.pt"} | {"README.md"}
-    assert set(files) == expected
+    expected = {path.name for path in folder.glob("*") if path.is_file()} - {"optimizer.pt"}
+    assert set(files) == expected | {"README.md", "handler.py", "requirements.txt"}
     assert all(files[name] == (folder / name).read_bytes() for name in expected - {"README.md"})
     assert commit.oid == head_of(hub, "alice/charm")
     assert not (pulled / "checkpoint-10").exists()

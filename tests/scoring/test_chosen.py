@@ -87,13 +87,13 @@ def test_a_table_in_a_file_stays_whole_and_what_is_kept_lies_beside_it(score_pho
 def test_a_photo_that_cannot_be_copied_any_more_does_not_cost_the_table(checkpoint, photos, tmp_path, caplog):
     model, processor = load_for_scoring(str(checkpoint), device="cpu")
     scorer = Scorer(model, processor)
-    forward = scorer._forward
+    forward = scorer.answer
 
     def forward_and_remove(inputs):
         (photos / "c.jpg").unlink(missing_ok=True)
         return forward(inputs)
 
-    scorer._forward = forward_and_remove
+    scorer.answer = forward_and_remove
     scorer.options = ScoringOptions(num_workers=0, token_budget=100_000)
     stream = io.StringIO()
     source = PathSource([photos / "c.jpg", photos / "a.jpg"])
@@ -119,14 +119,14 @@ def test_images_of_a_dataset_are_copied(score_photos, photos, tmp_path):
 def counted(monkeypatch):
     """How many images went through the model since."""
     scored = []
-    forward = engine.Scorer._forward
+    forward = engine.Scorer.answer
 
     def counting(self, inputs):
         answers = forward(self, inputs)
         scored.extend(answers)
         return answers
 
-    monkeypatch.setattr(engine.Scorer, "_forward", counting)
+    monkeypatch.setattr(engine.Scorer, "answer", counting)
     return scored
 
 

@@ -43,7 +43,7 @@ class Crash(BaseException):
 def crash_after(batches, error=Crash):
     """Make a run die when it has scored so many batches."""
     scored = 0
-    forward = engine.Scorer._forward
+    forward = engine.Scorer.answer
 
     def dying_forward(self, inputs):
         nonlocal scored
@@ -76,7 +76,7 @@ def damage_file(file, damage):
 def interrupted(score, output, monkeypatch):
     """Let a run die in the middle."""
     with monkeypatch.context() as patch:
-        patch.setattr(engine.Scorer, "_forward", crash_after(30))
+        patch.setattr(engine.Scorer, "answer", crash_after(30))
         with pytest.raises(Crash):
             score(output)
 
@@ -189,7 +189,7 @@ def test_rows_of_a_run_that_nobody_knows_are_not_taken_up(score, tmp_path, monke
 
 
 def test_an_output_that_is_a_folder_is_found_before_anything_is_scored(score, tmp_path, monkeypatch):
-    monkeypatch.setattr(engine.Scorer, "_forward", crash_after(0))
+    monkeypatch.setattr(engine.Scorer, "answer", crash_after(0))
     (tmp_path / "scores.csv").mkdir()
     with pytest.raises(IsADirectoryError, match="scores.csv' is a folder"):
         score(tmp_path / "scores.csv")

@@ -18,7 +18,7 @@ from multiprocessing import get_context
 import os
 import numpy as np
 from torch.utils.data import DataLoader
-from charm_hf.scoring.workers import _begin_work
+from charm_hf.scoring.workers import begin_work
 
 class Batches:
     def __len__(self):
@@ -32,12 +32,12 @@ def as_it_is(batch):
 if __name__ == "__main__":
     context = get_context(sys.argv[1])
     loader = DataLoader(
-        Batches(), num_workers=1, collate_fn=as_it_is, multiprocessing_context=context, worker_init_fn=_begin_work
+        Batches(), num_workers=1, collate_fn=as_it_is, multiprocessing_context=context, worker_init_fn=begin_work
     )
     batches = iter(loader)
     next(batches)
-    idle = ProcessPoolExecutor(1, context, initializer=_begin_work)
-    busy = ProcessPoolExecutor(1, context, initializer=_begin_work)
+    idle = ProcessPoolExecutor(1, context, initializer=begin_work)
+    busy = ProcessPoolExecutor(1, context, initializer=begin_work)
     pids = [batches._workers[0].pid, idle.submit(os.getpid).result(), busy.submit(os.getpid).result()]
     busy.submit(time.sleep, 1000)
     print(*pids, flush=True)
