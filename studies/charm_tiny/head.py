@@ -111,26 +111,35 @@ class Rated(NamedTuple):
         numbers = np.arange(self.others, len(rows))
         return fit_head(self.encoded[rows], ridge(self.pooled[rows]), numbers, np.array(rated["distribution"][:]))
 
-    def score(self, chosen: np.ndarray, head: tuple[np.ndarray, np.ndarray], values: np.ndarray) -> np.ndarray:
-        """What a head says of rated photos."""
+    def predict(self, chosen: np.ndarray, head: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        """What a head says of rated photos: distributions of votes, (len(chosen), K)."""
         logits = self.encoded[self.others + chosen] @ head[0].T + head[1]
         shares = np.exp(logits - logits.max(1, keepdims=True))
-        return shares @ values / shares.sum(1)
+        return shares / shares.sum(1, keepdims=True)
 
 
-def cross_validate(rated: Rated, values: np.ndarray, path: Path) -> None:
+def cross_validate(rated: Rated, values: np.ndarray, path: Path, predictions: Path) -> None:
     """Five folds; neither votes nor pixels of the held-out photos are seen. Writes a row a fold, prints means.
 
     The interval of SRCC draws the photos of each fold anew.
+
+    Args:
+        rated: photos.
+        values: centres of the bins.
+        path: table of the folds.
+        predictions: table of the distribution that each photo got while it was held out, for the calibration study.
     """
     names, categories = rated.photos["image_id"][:], rated.photos["category"][:]
     folds, rating = np.array(assign_folds(names, categories, 0)), np.array(rated.photos["score"][:])
-    predicted, rows = np.zeros(len(folds)), []
+    shares, rows = np.zeros((len(folds), len(values))), []
     for fold in range(5):
         held_out = np.flatnonzero(folds == fold)
-        predicted[held_out] = rated.score(held_out, rated.fit(np.flatnonzero(folds != fold)), values)
+        shares[held_out] = rated.predict(held_out, rated.fit(np.flatnonzero(folds != fold)))
+        predicted = shares @ values
         rows.append({"seed": 0, "fold": fold, **metrics(predicted[held_out], rating[held_out])})
     write_rows(path, list(rows[0]), [list(row.values()) for row in rows])
+    header = ("image_id", *(f"p_{value:g}" for value in values))
+    write_rows(predictions, header, [(name, *share) for name, share in zip(names, shares.round(6), strict=True)])
     for name in list(rows[0])[2:]:
         found = [row[name] for row in rows]
         print(f"{name} {np.mean(found):.3f} ± {np.std(found, ddof=1):.3f}")
@@ -171,7 +180,8 @@ def main(argv: list[str] | None = None) -> None:
     pooled = np.stack([maps.pooled(key) for key in keys])
     rated = Rated(photos, encode(model, processor, maps, keys), pooled, len(others))
     if args.cross_validate:
-        cross_validate(rated, np.array(head["score_values"]), args.cross_validate)
+        values = np.array(head["score_values"])
+        cross_validate(rated, values, args.cross_validate, args.output_dir / "predictions.csv")
     weight, bias = rated.fit(np.arange(len(photos)))
     model.classifier.weight.data.copy_(torch.from_numpy(weight))
     model.classifier.bias.data.copy_(torch.from_numpy(bias))

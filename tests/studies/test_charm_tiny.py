@@ -2,12 +2,15 @@
 
 from dataclasses import replace
 
+import datasets
 import numpy as np
 import torch
 from PIL import Image
 from support import photo_path, tiny_backbone_config, tiny_processor
 
 from charm_hf import CharmForAestheticScoring, CharmImageProcessor, embedded_model_path
+from charm_hf.training.partition import assign_folds
+from studies.calibration.run import read_predictions
 from studies.charm_tiny import baselines, head, inputs, start
 from studies.results import read_rows, write_rows
 
@@ -51,6 +54,26 @@ def test_the_head_in_closed_form_finds_what_features_say_of_votes(monkeypatch):
     weight, bias = head.fit_head(encoded, distributions, np.arange(50), distributions[:50])
     found = np.exp(encoded @ weight.T + bias)
     np.testing.assert_allclose(found / found.sum(1, keepdims=True), distributions, atol=0.01)
+
+
+def test_the_cross_validation_keeps_what_each_photo_was_given_while_held_out(tmp_path):
+    generator = np.random.default_rng(0)
+    shares = generator.dirichlet(np.ones(3), 40)
+    columns = {"image_id": [f"{number}.jpg" for number in range(40)], "category": ["a", "b"] * 20}
+    votes = {"score": shares @ [1, 2, 3], "distribution": shares.tolist()}
+    scale = {"score_range": [[1.0, 3.0]] * 40, "score_values": [[1.0, 2.0, 3.0]] * 40}
+    photos = datasets.Dataset.from_dict({**columns, **votes, **scale})
+    features = generator.normal(size=(50, 4)).astype(np.float32)
+    rated = head.Rated(photos, features, features, 10)
+    head.cross_validate(rated, np.array([1.0, 2.0, 3.0]), tmp_path / "folds.csv", tmp_path / "predictions.csv")
+    names, predicted, values = read_predictions([tmp_path / "predictions.csv"])
+    assert names == columns["image_id"]
+    assert values.tolist() == [1, 2, 3]
+    assert np.allclose(predicted.sum(1), 1, atol=1e-5)
+    scores = predicted @ values
+    folds = np.array(assign_folds(names, columns["category"], 0))
+    expected = float(read_rows(tmp_path / "folds.csv")[2]["mae"])
+    assert abs(np.abs(scores - shares @ values)[folds == 2].mean() - expected) < 1e-4
 
 
 def test_a_model_is_compared_with_the_ridge_fold_by_fold(tmp_path):
