@@ -11,7 +11,7 @@ import math
 import os
 from typing import IO, NamedTuple
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from .camera_files_charm import RAW_EXTENSIONS, is_heif, is_raw, open_raw_preview, register_heif
 
@@ -65,6 +65,10 @@ IMAGE_EXTENSIONS = RAW_EXTENSIONS | {
 }
 
 
+# How the names of HEIC files end; others are looked into only if they are no other image.
+_HEIF_ENDINGS = (".heic", ".heif", ".hif")
+
+
 def open_image(file: str | os.PathLike | IO[bytes], name: str | None = None) -> Image.Image:
     """Open an image by its path or as a binary file, if it is of one of the formats; no pixel is decoded.
 
@@ -76,12 +80,19 @@ def open_image(file: str | os.PathLike | IO[bytes], name: str | None = None) -> 
     """
     if is_raw(name or file):
         return open_raw_preview(file)
-    if is_heif(file):
+    if str(name or file).lower().endswith(_HEIF_ENDINGS) and is_heif(file):
         register_heif()
     small = _num_bytes(file) <= MAX_WHOLE_BYTES
     Image.init()
     formats = [name for name, known in FORMATS.items() if name in Image.OPEN and (small or not known.whole)]
-    return Image.open(file, formats=formats)
+    try:
+        return Image.open(file, formats=formats)
+    except UnidentifiedImageError:
+        if "HEIF" in formats or not is_heif(file):
+            raise
+    # A phone's photo under another name.
+    register_heif()
+    return Image.open(file, formats=["HEIF"])
 
 
 def _num_bytes(file: str | os.PathLike | IO[bytes]) -> int:

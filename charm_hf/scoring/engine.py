@@ -251,7 +251,7 @@ class Scorer:
         """Read an image's size and plan what becomes of it; one at a URL is fetched first, if that is allowed."""
         if self.comments is not None:
             item = replace(item, comments=self.comments.of(item))
-        if item.error is None and is_url(item.image):
+        if item.error is None and item.span is None and is_url(item.image):
             if not self.options.allow_urls or fetch is None:
                 return Measured(
                     item, error="It is a URL, which is fetched only with --allow-urls (`allow_urls=True`)."

@@ -62,7 +62,8 @@ def write(path: Path, kind: str, size: tuple[int, int]) -> Path:
 
 
 def test_there_is_a_file_of_every_format_to_try() -> None:
-    assert {name for name, _, _ in KINDS.values()} - {"MPO"} == set(FORMATS)
+    # Pillow reads Photoshop's files and writes none: tests/models/test_camera_files.py has one.
+    assert {name for name, _, _ in KINDS.values()} - {"MPO"} == set(FORMATS) - {"PSD"}
 
 
 @pytest.mark.slow
