@@ -34,7 +34,7 @@ EXPECTED = {
     # Inputs.
     "TestCharm*::test_model_get_set_embeddings": "patches have no vocabulary, as in native vision models",
     "TestCharm*::test_eager_matches_sdpa_inference*": "it keeps the pixels alone; a token needs its place",
-    "TestCharm*::test_get_image_features_*": "the same",
+    "*::test_get_image_features_*": "it gives the pooled features alone, from all inputs of a token",
     # Photos are read in one way.
     "*::test_call_numpy_4_channels": "every photo becomes RGB: `do_convert_rgb=False` is refused",
     "*::test_image_processor_from_dict_with_kwargs_has_attributes": "the same",
