@@ -8,6 +8,7 @@ import gzip
 import os
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -76,7 +77,9 @@ def read_remote(url: str, start: int | None = None, end: int | None = None) -> b
 def read_range(path: str, offset: int, length: int) -> bytes:
     """Some bytes of a file, of what is in it if it is gzip'd; fewer where it ends before."""
     if path.lower().endswith(GZIPPED):
-        return os.pread(_unzipped(path).fileno(), length, offset)
+        with _unzipping:  # two threads that want the same shard unzip it once
+            unzipped = _unzipped(path, None if is_remote(path) else os.stat(path).st_mtime_ns)
+        return os.pread(unzipped.fileno(), length, offset)  # the name holds the file open while it is read
     if is_remote(path):
         return read_remote(path, offset, offset + length)
     with open(path, "rb") as file:
@@ -84,8 +87,11 @@ def read_range(path: str, offset: int, length: int) -> bytes:
         return file.read(length)
 
 
+_unzipping = threading.Lock()
+
+
 @lru_cache(maxsize=2)
-def _unzipped(path: str) -> IO[bytes]:
+def _unzipped(path: str, changed: int | None) -> IO[bytes]:
     """What is in a gzip'd file, whose members can be read in any order then; kept for the last two files."""
     unzipped = tempfile.TemporaryFile()  # noqa: SIM115, closed when it is forgotten
     with open_file(path) as file:

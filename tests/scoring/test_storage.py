@@ -6,6 +6,7 @@ import json
 import shutil
 import tarfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import fsspec
 import pyarrow.parquet as pq
@@ -132,6 +133,13 @@ def test_a_store_that_stumbles_is_asked_again_and_a_vanished_object_is_a_row(sco
     assert "cannot be read: down" in row["error"]
     code, _, messages = score_photos("nowhere://photos/a.jpg")
     assert "Protocol not known" in messages
+
+
+def test_threads_that_read_zipped_shards_at_once_all_get_their_bytes(tmp_path):
+    names = [str(write_tar(tmp_path / f"{number}.tgz", {"a.txt": bytes([number]) * 4096}, "w:gz")) for number in range(4)]
+    with ThreadPoolExecutor(8) as threads:
+        read = list(threads.map(lambda number: storage.read_range(names[number % 4], 512, 4096), range(400)))
+    assert read == [bytes([number % 4]) * 4096 for number in range(400)]
 
 
 def test_shards_are_written_back_with_the_scores_inside(score_photos, shard, tmp_path, cache):
