@@ -7,6 +7,7 @@ renamed when it is whole. A process that is killed leaves its `.tmp-` behind, an
 from __future__ import annotations
 
 import glob
+import hashlib
 import json
 import os
 import shutil
@@ -45,6 +46,15 @@ def replaced_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
     _sync(path.parent)
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """Digest of a file's content, as 64 digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes | memoryview) -> None:

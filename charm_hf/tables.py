@@ -38,6 +38,9 @@ DECIMALS = 6
 
 Fault = tuple[int, str]  # line of a row, and what is wrong with it
 _GZIP = b"\x1f\x8b"
+# What a spreadsheet takes for the beginning of a formula.
+_FORMULA = re.compile(r"[=+\-@\t\r]")
+_LONGEST_CELL = 2**26  # characters of a cell of text; Python's own limit would end the reading at 2^17
 _ESCAPED_BYTE = re.compile(rb"\\x([89a-f][0-9a-f])")
 
 
@@ -134,6 +137,7 @@ class Table:
 
     def _cells(self) -> Iterator[tuple[int, list[str]]]:
         """Line number and cells of every row that is not blank, the header first; blank cells past its end are cut."""
+        csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_CELL))
         with open_text(self.path, newline="") as lines:
             blank, first = next(((n, line) for n, line in enumerate(lines) if line.strip()), (0, ""))
             separators = "\t,;" if self.suffix == ".tsv" else ",;\t"
@@ -211,6 +215,14 @@ def open_text(path: str | os.PathLike[str], newline: str | None = None, errors: 
     return open(path, encoding="utf-16" if is_utf16 else "utf-8-sig", errors=errors, newline=newline)
 
 
+def escape_controls(text: str) -> str:
+    r"""Text with the characters as `\x1b` that a terminal would obey, and those that turn its direction around."""
+    return "".join(
+        character if character.isprintable() or character == " " else character.encode("unicode_escape").decode()
+        for character in text
+    )
+
+
 def escape_bytes(path: str | os.PathLike[str]) -> str:
     r"""Text of a path for a table or a page: itself, with bytes that are not UTF-8 as `\xe9`."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
@@ -229,9 +241,11 @@ WriteRecords = Callable[[list[dict[str, Any]]], None]
 """Appends rows, given as values by column."""
 
 
-def _csv_cell(value: Any) -> Any:
+def _csv_cell(name: str, value: Any) -> Any:
     if isinstance(value, float):
         return f"{value:.{DECIMALS}f}"
+    if isinstance(value, str) and _FORMULA.match(value):
+        return f"./{value}" if name == "path" else f"'{value}"  # a path stays one of the same file
     return json.dumps(value, allow_nan=False) if isinstance(value, list) else value
 
 
@@ -239,16 +253,22 @@ def _csv_cell(value: Any) -> Any:
 def _csv(
     file: str | os.PathLike[str] | IO[str], columns: Sequence[str], kinds: Mapping[str, Any]
 ) -> Iterator[WriteRecords]:
-    """Comma-separated values: numbers from the model with all their decimals, lists as JSON."""
+    """Comma-separated values: numbers from the model with all their decimals, lists as JSON, and no formulas.
+
+    A terminal gets no character that it would obey.
+    """
     if isinstance(file, (str, os.PathLike)):
         with open(file, "w", encoding="utf-8", newline="") as stream, _csv(stream, columns, kinds) as write:
             yield write
         return
+    shown = file.isatty()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(columns)
 
     def write_records(records: list[dict[str, Any]]) -> None:
-        writer.writerows([_csv_cell(record[name]) for name in columns] for record in records)
+        for record in records:
+            cells = [_csv_cell(name, record[name]) for name in columns]
+            writer.writerow([escape_controls(cell) if shown and isinstance(cell, str) else cell for cell in cells])
         file.flush()
 
     yield write_records

@@ -26,6 +26,15 @@ for group in (scoring, selecting, serving, checkpoints, pictures):
     app.add_typer(group)
 
 
+class _Plain(logging.Formatter):
+    """Messages may name files of strangers, whose names a terminal must not obey."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        from charm_hf.tables import escape_controls
+
+        return "\n".join(map(escape_controls, super().format(record).split("\n")))
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         with without_registration():
@@ -46,7 +55,9 @@ def _root(
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line."""
     warnings.filterwarnings("ignore", module=r"PIL\.")  # what they are about stands in the table, or does not matter
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Plain("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     return app(arguments)
 
 

@@ -27,6 +27,7 @@ from .select import (
 from .support import (
     EXIT_ALL_DONE,
     EXIT_SOME_FAILED,
+    EXIT_STOPPED,
     TABLES,
     DeviceOption,
     DtypeOption,
@@ -55,7 +56,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-EXIT_STOPPED = 3
 _EXIT_SIGNAL = 128
 
 

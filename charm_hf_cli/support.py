@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 
-EXIT_ALL_DONE, EXIT_SOME_FAILED, EXIT_USAGE = 0, 1, 2
+EXIT_ALL_DONE, EXIT_SOME_FAILED, EXIT_USAGE, EXIT_STOPPED = 0, 1, 2, 3
 
 # Names for the help texts, which cannot wait for the package to be imported; a test compares them with its own.
 DATASETS = ("aadb", "ava", "baid", "koniq10k", "para", "spaq", "tad66k")
@@ -62,29 +64,45 @@ class _JsonLines(logging.Formatter):
 
 def say(message: str, level: str = "info", **facts: Any) -> None:
     """Write a message where it does not mix with data: to standard error; `facts` stand beside it in JSON."""
+    from charm_hf.tables import escape_controls
+
     if voice.quiet and level != "error":
         return
-    line = json.dumps({"level": level, "message": message, **facts}) if voice.log_format == "json" else message
+    line = "\n".join(map(escape_controls, message.split("\n")))  # it may name files of strangers
+    if voice.log_format == "json":
+        line = json.dumps({"level": level, "message": message, **facts})
     print(line, file=sys.stderr)  # noqa: T201, this is a command
 
 
 def fail(error: Exception | str, code: int = EXIT_USAGE) -> NoReturn:
-    """Say in one line what went wrong, and leave."""
+    """Say in one line what went wrong, and leave; with `EXIT_STOPPED` where it is a full disk."""
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in str(error):
+        code = EXIT_STOPPED
     say(f"Error: {' '.join(str(error).split())}", "error")
     raise typer.Exit(code) from None
 
 
 def put_out(data: object) -> None:
     """Write what was asked for, or where it is: to standard output."""
-    print(data)  # noqa: T201, this is a command
+    try:
+        print(data, flush=True)  # noqa: T201, this is a command
+    except BrokenPipeError:  # whoever read it has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        fail(error)
 
 
 @contextmanager
 def usage_errors() -> Iterator[None]:
-    """Turn what the library has against a request into one line and exit code 2."""
+    """Turn what the library has against a request into one line and exit code 2; 3 for a full disk."""
     try:
         yield
     except (ValueError, OSError, ImportError) as error:
+        fail(error)
+    except Exception as error:
+        if type(error).__name__ != "SafetensorError":  # which is no OSError, and slow to import
+            raise
         fail(error)
 
 

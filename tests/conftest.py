@@ -46,3 +46,9 @@ def photo_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows.append([f"{index}.jpg", "ab"[index % 2], "train" if index % 3 else "validation", *votes])
     write_csv(root / "ratings.csv", ["image", "kind", "split", "c1", "c2", "c3", "c4", "c5"], rows)
     return root
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--attack-seconds", type=float, default=1.0, help="Seconds for each fuzzer of tests/attacks (default: 1)."
+    )

@@ -74,8 +74,10 @@ def _number(value: Any, place: str) -> float | int | None:
         return None
     try:
         number = float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return None
     except (TypeError, ValueError):
-        raise ValueError(f"{place}: expected a number, found {value!r}.") from None
+        raise ValueError(f"{place}: expected a number, found {str(value)[:80]!r}.") from None
     if not math.isfinite(number):
         return None
     return int(number) if number.is_integer() and not isinstance(value, float) else number
@@ -86,11 +88,15 @@ def _numbers(value: Any) -> list[float] | None:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             return None
     if not isinstance(value, Sequence) or isinstance(value, str) or not value:
         return None
-    return [float(number) for number in value] if all(isinstance(number, (int, float)) for number in value) else None
+    try:
+        numbers = [float(number) for number in value]
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return numbers if all(map(math.isfinite, numbers)) else None
 
 
 def photo_roots(table: str | os.PathLike[str] | None, image_root: str | os.PathLike[str] | None) -> list[Path]:

@@ -162,7 +162,13 @@ def read_results(folder: str | os.PathLike) -> dict[str, float]:
 
 def read_config(folder: str | os.PathLike) -> dict[str, Any]:
     """Read the `config.json` of a checkpoint folder."""
-    config: dict[str, Any] = json.loads((Path(folder) / CONFIG_NAME).read_text(encoding="utf-8"))
+    file = Path(folder) / CONFIG_NAME
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} cannot be read as JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{file}: expected a JSON object, found {type(config).__name__}.")
     return config
 
 

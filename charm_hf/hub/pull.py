@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
+from ..files import sha256_of
 from ..released import RELEASED
 from .cards import read_config
 from .layout import CONFIG_NAME, ROOT, find_checkpoints, is_published
@@ -17,6 +20,7 @@ from .layout import CONFIG_NAME, ROOT, find_checkpoints, is_published
 
 logger = logging.getLogger(__name__)
 
+_SHA256 = re.compile("[0-9a-f]{64}")
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".pkl", ".ckpt")
 
 
@@ -192,13 +196,36 @@ def _resolve_local(folder: Path, dataset: str | None) -> str:
 
 
 def _download(state: RepositoryState, wanted: list[str], token: str | None, target: Path | None = None) -> str:
-    return snapshot_download(
+    started = time.time()
+    folder = snapshot_download(
         state.repo_id,
         revision=state.commit if target else state.revision,
         local_dir=target,
         local_files_only=state.cached,
         allow_patterns=[_escape(file) for file in wanted],
         token=token,
+    )
+    if target is None:
+        _require_arrived_intact(state, [Path(folder) / file for file in wanted], started)
+    return folder
+
+
+def _require_arrived_intact(state: RepositoryState, files: list[Path], started: float) -> None:
+    """Compare large files that were fetched into the cache just now with the SHA-256 that they are named by there."""
+    for file in files:
+        blob = file.resolve()
+        arrived = blob.is_file() and blob.stat().st_mtime >= started - 1
+        if arrived and _SHA256.fullmatch(blob.name) and sha256_of(blob) != blob.name:
+            blob.unlink()
+            file.unlink(missing_ok=True)
+            raise _damaged(state, [file.name])
+
+
+def _damaged(state: RepositoryState, names: list[str]) -> ValueError:
+    return ValueError(
+        f"What arrived of {state.where} is not what the Hub has: {', '.join(names)} had another SHA-256 and was "
+        "removed. "
+        "Try again; if it happens again, something between here and the Hub changes files."
     )
 
 
@@ -209,10 +236,7 @@ def _require_intact(state: RepositoryState, wanted: list[str], token: str | None
     for name in damaged:
         (folder / name).unlink()
     if damaged:
-        raise ValueError(
-            f"What arrived of {state.where} is not what the Hub has: {', '.join(damaged)} had another SHA-256 and is "
-            "removed. Pull again; if it happens again, something between here and the Hub changes files."
-        )
+        raise _damaged(state, damaged)
 
 
 def _wanted_files(state: RepositoryState, places: list[str]) -> list[str]:

@@ -329,8 +329,8 @@ def launch_demo(
     uploads = _own_upload_folder()
     page = build_demo(offered, load, limits)
     weakref.finalize(page, shutil.rmtree, uploads, ignore_errors=True)  # at the latest when the process ends
-    for block in page.blocks.values():
-        keep_urls_unfetched(block)
+    for component in page.blocks.values():
+        keep_urls_unfetched(component)
     _, url, _ = page.launch(
         server_name=host,
         server_port=port,

@@ -80,7 +80,7 @@ class Guard:
 
 def _is_plain(host: str) -> bool:
     try:
-        return urlsplit(f"//{host}").netloc == host
+        return "@" not in host and urlsplit(f"//{host}").netloc == host
     except ValueError:
         return False
 

@@ -39,6 +39,7 @@ THUMBNAILS = ("embed", "link", "none")
 # Longest edge of an embedded thumbnail by the number of photos: some 60 MB of page for 10,000 detailed photos.
 _THUMBNAIL_SIZES = ((500, 384), (2_000, 256), (math.inf, 160))
 _CHUNK = 200
+_LONGEST_TEXT = 4096  # so that a hostile table cannot make the page much larger than its photos do
 _ASSETS = ("report.css", "rows.js", "sheet.js", "page.js")
 
 
@@ -195,10 +196,12 @@ def _page_data(
         extra = {key: _plain(value) for key, value in row.items() if key not in known and value not in (None, "")}
         links = [url if link_originals else "", url if thumbnails == "link" else ""]
         numbers = [row[column] for column in NUMBERS]
-        name = str(row.get("key") or name)  # of photos in an archive, which share a path
-        rows.append([row["path"], name, place, *numbers, row["distribution"], extra or None, photo.note, *links])
+        name = _plain(str(row.get("key") or name))  # of photos in an archive, which share a path
+        rows.append(
+            [_plain(row["path"]), name, place, *numbers, row["distribution"], extra or None, photo.note, *links]
+        )
     exported = [column for column in (photos[0].row if photos else {}) if column != "error"]
-    errors = [[row["path"], row["error"]] for row in failed]
+    errors = [[_plain(row["path"]), _plain(row["error"])] for row in failed]
     identity = hashlib.sha256(json.dumps([row[0] for row in rows]).encode()).hexdigest()[:16]
     return {
         "id": identity,
@@ -212,7 +215,14 @@ def _page_data(
 
 
 def _plain(value: Any) -> Any:
-    return value if isinstance(value, (str, int, float, bool)) else json.dumps(value, default=str)
+    """A cell as the page shows it: numbers that JSON and its readers know, and text of bounded length."""
+    if isinstance(value, (bool, int, float)) and -(2**53) < value < 2**53:
+        return value
+    try:
+        text = value if isinstance(value, str) else json.dumps(value, default=str)
+    except (ValueError, RecursionError):
+        text = f"a {type(value).__name__} that cannot be shown"
+    return text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}…"
 
 
 def _url(file: Path, folder: Path) -> str:

@@ -21,6 +21,8 @@ from transformers.image_utils import (
     OPENAI_CLIP_STD,
 )
 
+from .limits_charm import check_numbers
+
 
 @dataclass(frozen=True)
 class Backbone:
@@ -157,12 +159,27 @@ def as_backbone_config(config: PretrainedConfig | dict[str, Any] | None) -> Pret
         fields = dict(config)
         model_type = fields.pop("model_type", None)
         get_backbone(model_type)
-        return AutoConfig.for_model(model_type, **fields)
+        return build_config(model_type, fields, "backbone_config")
+    if not isinstance(config, PretrainedConfig):
+        raise ValueError(f"`backbone_config` must be a configuration or a dictionary, got {type(config).__name__}.")
     # Otherwise switching the attention of one model would switch that of another.
     tower = copy.deepcopy(getattr(config, "vision_config", config))
     get_backbone(tower.model_type)
     tower._name_or_path = config._name_or_path
     return tower
+
+
+def build_config(model_type: str, fields: dict[str, Any], name: str) -> PretrainedConfig:
+    """A native configuration from the fields of a file, which may be anything.
+
+    Raises:
+        ValueError: for numbers beyond `limits_charm`, and for whatever else the type does not take.
+    """
+    check_numbers(fields, f"{name}.")
+    try:
+        return AutoConfig.for_model(model_type, **fields)
+    except Exception as error:  # natives divide by their fields, loop over them, or check them in ways of their own
+        raise ValueError(f"`{name}` is no configuration of type {model_type!r}: {error}") from error
 
 
 def vision_tower(model: PreTrainedModel) -> PreTrainedModel:

@@ -319,6 +319,7 @@ class CheckpointMixin(CardMixin):
         Raises:
             ValueError: if weights are missing, unexpected or misshapen, instead of initializing them anew.
         """
+        kwargs["use_safetensors"] = True  # never a pickle
         wants_info = kwargs.pop("output_loading_info", False)
         tolerant = kwargs.pop("ignore_mismatched_sizes", False)
         # Tolerated by transformers in any case, since its own error names no tensor; refused below.

@@ -9,6 +9,7 @@ from transformers import AutoConfig, PretrainedConfig
 
 from .backbones_charm import as_backbone_config, get_backbone
 from .checkpoint_charm import CHARM_AUTO_MAP, CarriesItsCode
+from .limits_charm import check_numbers
 from .presets_charm import head_for_dataset
 from .scores_charm import check_score_range, name_outputs
 
@@ -32,6 +33,7 @@ class ScoresConfig(CarriesItsCode, PretrainedConfig):
     score_quantiles: Sequence[float] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        check_numbers({**kwargs, **vars(self)})
         for name in ("score_range", "score_values", "score_quantiles"):
             value = getattr(self, name)
             setattr(self, name, None if value is None else [float(number) for number in value])
@@ -49,6 +51,7 @@ class ScoresConfig(CarriesItsCode, PretrainedConfig):
 
         Models call it when they are built, since `from_pretrained` changes single fields afterwards.
         """
+        check_numbers(self)
         check_score_range(self.score_range, self.score_values)
         names = name_outputs(self.score_values, getattr(self, "num_attributes", 0))
         self.id2label = dict(enumerate(names))
@@ -110,6 +113,7 @@ class CharmConfig(ScoresConfig):
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs: Any) -> None:
+        check_numbers({"num_attributes": self.num_attributes, "num_scales": self.num_scales})
         self.backbone_config = as_backbone_config(self.backbone_config)
         has_cls = bool(get_backbone(self.backbone_config.model_type).prefix)
         self.pooling = self.pooling or ("cls" if has_cls else "mean")

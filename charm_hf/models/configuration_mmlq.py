@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import AutoConfig, PretrainedConfig
 
+from .backbones_charm import build_config
 from .checkpoint_charm import MMLQ_AUTO_MAP
 from .configuration_charm import CharmConfig, ScoresConfig
+from .limits_charm import check_numbers
 from .presets_charm import get_dataset_preset
 from .scores_charm import check_score_range
 
@@ -107,6 +109,7 @@ class MmlqConfig(ScoresConfig):
     score_range: Any = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        check_numbers({**kwargs, **vars(self)})
         self.vision_config = as_encoder_config(self.vision_config, "vision_config")
         self.text_config = as_encoder_config(self.text_config, "text_config")
         self.score_range, self.score_values = _resolve_bins(self.score_range, self.score_values)
@@ -167,7 +170,9 @@ def as_encoder_config(config: PretrainedConfig | dict[str, Any] | None, tower: s
         if model_type == CharmConfig.model_type:
             # Where `charm_hf` is not installed, no Auto class knows this type: the sibling file does.
             return CharmConfig(**config)
-        config = AutoConfig.for_model(model_type, **config)
+        config = build_config(model_type, config, tower)
+    if not isinstance(config, PretrainedConfig):
+        raise ValueError(f"`{tower}` must be a configuration or a dictionary, got {type(config).__name__}.")
     # A copy: making the outer configuration resets some attributes of the inner ones.
     return copy.deepcopy(getattr(config, tower, config))
 

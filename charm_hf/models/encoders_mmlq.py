@@ -59,7 +59,9 @@ def load_encoder(
         where = {name: value for name, value in kwargs.items() if name in (*HUB_ARGUMENTS, "revision")}
         config = as_encoder_config(AutoConfig.from_pretrained(repository, **where), tower)
     loader: Any = CharmModel if config.model_type == CharmConfig.model_type else AutoModel
-    encoder, info = loader.from_pretrained(repository, config=config, output_loading_info=True, **kwargs)
+    encoder, info = loader.from_pretrained(
+        repository, config=config, output_loading_info=True, **{"use_safetensors": True, **kwargs}
+    )
     # Many checkpoints come without the pooling layer, and nothing here reads it.
     missing = [key for key in info["missing_keys"] if "pooler" not in key]
     refuse_misfit(type(encoder).__name__, repository, missing=missing)

@@ -378,6 +378,7 @@ def _load_source(backbone: Any, options: Mapping[str, Any]) -> PreTrainedModel |
     row = get_backbone(tower.model_type)
     if row.licence is not None and not os.path.isdir(backbone):
         logger.warning("Weights of %s come under %r: read it before you use them.", backbone, row.licence)
+    options = {"use_safetensors": True, **options}
     source, loaded = AutoModel.from_pretrained(backbone, config=tower, output_loading_info=True, **options)
     missing = [name for name in loaded["missing_keys"] if set(row.unused).isdisjoint(name.split("."))]
     refuse_misfit(type(source).__name__, backbone, missing=missing)

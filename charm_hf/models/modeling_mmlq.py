@@ -129,6 +129,7 @@ class MmlqPreTrainedModel(CheckpointMixin, PreTrainedModel):
             OSError: if the checkpoint, or an encoder's, cannot be found.
             ValueError: if weights are missing, unexpected or misshapen.
         """
+        kwargs["use_safetensors"] = True  # never a pickle
         wants_info = kwargs.pop("output_loading_info", False)
         where = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
         model, info = super().from_pretrained(

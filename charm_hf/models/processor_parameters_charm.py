@@ -77,6 +77,12 @@ class CharmProcessorParameters:
     data_format: str | None = None
 
     def __post_init__(self) -> None:
+        try:
+            self._check()
+        except (TypeError, AttributeError, OverflowError) as error:  # as of text in the place of a number
+            raise ValueError(f"A parameter of the image processor is of the wrong type: {error}.") from error
+
+    def _check(self) -> None:
         for name in ("image_mean", "image_std"):
             if isinstance(value := getattr(self, name), (int, float)):
                 object.__setattr__(self, name, [float(value)] * 3)
@@ -91,14 +97,16 @@ class CharmProcessorParameters:
                 raise ValueError(f"`{name}` must be an integer from 1 to {highest}, got {value!r}.")
         if not 0 < self.downscale_factor < 1:
             raise ValueError(f"`downscale_factor` must lie between 0 and 1, got {self.downscale_factor}.")
-        if self.longest_edge is not None and self.longest_edge < 1:
-            raise ValueError(f'`size["longest_edge"]` must be at least 1, got {self.longest_edge}.')
+        edge = self.longest_edge
+        if edge is not None and not (isinstance(edge, (int, np.integer)) and edge >= 1):
+            raise ValueError(f'`size["longest_edge"]` must be a whole number of at least 1, got {edge!r}.')
+        _check_choice("resample", self.resample, tuple(PILImageResampling))
         if not math.isfinite(self.rescale_factor):
             raise ValueError(f"`rescale_factor` must be finite, got {self.rescale_factor}.")
         if self.do_normalize:
             for name in ("image_mean", "image_std"):
                 values = getattr(self, name)
-                if len(values) != 3 or not np.isfinite(values).all():
+                if np.shape(values) != (3,) or not np.isfinite(values).all():
                     raise ValueError(f"`{name}` must hold three numbers, got {values!r}.")
             if not np.all(self.image_std):
                 raise ValueError(f"`image_std` divides and must not hold a zero, got {self.image_std!r}.")

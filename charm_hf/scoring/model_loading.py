@@ -59,13 +59,24 @@ def load_for_scoring(
         folder = resolve_checkpoint(model, dataset=subfolder, revision=revision) if model else embedded_model_path()
     except OSError as error:
         raise ValueError(f"There is no folder {model!r}, and no such repository can be read: {error}") from error
-    network = AutoModel.from_pretrained(folder, dtype=torch_dtype, trust_remote_code=trust_remote_code)
+    try:
+        network, processor = _load(folder, torch_dtype, trust_remote_code)
+    except (OSError, ImportError):
+        raise
+    except Exception as error:  # files of strangers make every part of the loading stumble in its own way
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise ValueError(f"{folder!r} cannot be loaded. {kind}{error}") from error
+    network = network.to(device or default_device()).eval().requires_grad_(False)
+    if compile_model:
+        network.compile(dynamic=True)
+    return network, processor
+
+
+def _load(folder: str, dtype: torch.dtype, trust_remote_code: bool) -> tuple[Any, Any]:
+    network = AutoModel.from_pretrained(folder, dtype=dtype, trust_remote_code=trust_remote_code)
     if network.config.model_type == MmlqConfig.model_type:
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
         processor.check_text_encoder(network.config.text_config)
     else:
         processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    network = network.to(device or default_device()).eval().requires_grad_(False)
-    if compile_model:
-        network.compile(dynamic=True)
     return network, processor

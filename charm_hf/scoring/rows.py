@@ -10,7 +10,7 @@ from typing import Any, get_args, get_type_hints
 
 import torch
 
-from ..tables import DECIMALS
+from ..tables import DECIMALS, escape_controls
 
 
 _ON_REQUEST = {"on_request": True}
@@ -103,4 +103,4 @@ def describe_error(error: BaseException) -> str:
     """One line that says why an image has no score."""
     if isinstance(error, OSError) and error.strerror:
         return f"{type(error).__name__}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
+    return escape_controls(" ".join(str(error).split())) or type(error).__name__

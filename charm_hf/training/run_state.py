@@ -7,7 +7,9 @@ It appears under its name only when every byte of it is on the disk.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,8 +20,10 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from charm_hf.files import commit_folder, remove_folder, start_folder, temporary_folder
+from charm_hf.files import commit_folder, remove_folder, sha256_of, start_folder, temporary_folder
 
+
+logger = logging.getLogger(__name__)
 
 STATE_NAME = "state.json"
 _SEPARATOR = "|"  # between a parameter's name and the name of its state; module names have none
@@ -88,6 +92,18 @@ def is_whole(folder: Path) -> bool:
         return False
 
 
+def is_intact(folder: Path) -> bool:
+    """Whether a whole checkpoint still holds what was written; one of a version without checksums passes."""
+    state = json.loads((folder / STATE_NAME).read_text(encoding="utf-8"))
+    digests = state.get("sha256")
+    if digests is None:
+        return True
+    own = digests.pop(STATE_NAME, None)
+    return own == hashlib.sha256(json.dumps(state).encode()).hexdigest() and all(
+        sha256_of(folder / name) == digest for name, digest in digests.items()
+    )
+
+
 def find_state(resume_from: str, output_dir: Path) -> Path | None:
     """Find the checkpoint to go on from.
 
@@ -96,20 +112,30 @@ def find_state(resume_from: str, output_dir: Path) -> Path | None:
         output_dir: folder of the run.
 
     Returns:
-        The folder; `None` if the latest is asked for and the run was stopped before its first.
+        The folder; `None` if the latest is asked for and the run was stopped before its first. The latest is the
+        newest that is undamaged; a warning names newer ones.
 
     Raises:
         FileNotFoundError: if the path is no checkpoint folder.
+        ValueError: if it is damaged, or all are.
     """
     if resume_from == "latest":
         found = saved_states(output_dir)
-        return found[-1] if found else None
+        for folder in reversed(found):
+            if is_intact(folder):
+                return folder
+            logger.warning("%s is damaged: going on from an older checkpoint.", folder)
+        if found:
+            raise ValueError(f"All checkpoints in {output_dir} are damaged: start the run anew in another folder.")
+        return None
     path = Path(resume_from)
     if not is_whole(path):
         raise FileNotFoundError(
             f'Expected "latest" or a whole checkpoint folder ({STATE_NAME} and its files) to resume from, got '
             f"{resume_from!r}."
         )
+    if not is_intact(path):
+        raise ValueError(f"{resume_from!r} is damaged: its files are not what was written. Resume from another.")
     return path
 
 
@@ -150,7 +176,9 @@ def save_state(
             "param_groups": optimizer["param_groups"],
             "scheduler": parts.scheduler.state_dict(),
             "files": {path.name: path.stat().st_size for path in sorted(temporary.iterdir())},
+            "sha256": {path.name: sha256_of(path) for path in sorted(temporary.iterdir())},
         }
+        state["sha256"][STATE_NAME] = hashlib.sha256(json.dumps(state).encode()).hexdigest()
         (temporary / STATE_NAME).write_text(json.dumps(state, indent=2), encoding="utf-8")
         commit_folder(folder)
         for old in saved_states(output_dir)[: -keep if keep else 0]:

@@ -341,3 +341,38 @@ def test_an_interrupted_report_leaves_the_one_before_as_it_was(table, tmp_path, 
 
     assert output.read_bytes() == before
     assert list(tmp_path.glob(".tmp-*")) == []
+
+
+def test_a_hostile_table_still_becomes_a_page(tmp_path):
+    deep: list = []
+    for _ in range(3000):
+        deep = [deep]
+    rows = [
+        make_row(
+            "nan.jpg", 3.0, std=float("nan"), distribution=[float("inf"), 0.5], width=10**400, extra=float("nan")
+        ),
+        make_row("huge.jpg", 2.0, tokens="1e999", note="x" * 3_000_000, number=10**5000, distribution="[" * 50_000),
+        make_row("deep.jpg", 1.0, tree=deep, distribution=[10**400, 1], number=-(10**400)),
+        make_row("p" * 1_000_000, 10**400),
+        make_row("inf.jpg", "-inf", error="e" * 1_000_000),
+    ]
+
+    page = Page(write_report(rows, tmp_path / "report.html", thumbnails="none").path)
+
+    assert [photo["name"] for photo in page.photos] == ["nan.jpg", "huge.jpg", "deep.jpg"]
+    assert all(photo["distribution"] is None for photo in page.photos)
+    assert len(page.data["errors"]) == 2
+    assert (tmp_path / "report.html").stat().st_size < 1_000_000
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_huge_cells_and_deep_json_in_a_file_are_shown_or_named(tmp_path, ending):
+    table = tmp_path / f"scores.{ending}"
+    if ending == "csv":
+        table.write_text(f"path,score,note\na.jpg,1,{'x' * 300_000}\n")
+        assert Page(write_report(table, tmp_path / "report.html", thumbnails="none").path).photos[0]["name"] == "a.jpg"
+    for row in ('{"path": "a", "score": ' + "[" * 100_000, '{"path": "a", "score": 1' + "0" * 5000 + "}"):
+        table.write_text(row if ending == "jsonl" else f"path,score\na.jpg,{row[20:]}\n")
+        with pytest.raises(ValueError, match="scores") as refusal:
+            write_report(table, tmp_path / "report.html")
+        assert len(str(refusal.value)) < 1000

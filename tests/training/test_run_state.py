@@ -136,3 +136,23 @@ def test_the_average_follows_the_weights_and_forgets_the_start():
     assert ema.module.weight.item() == pytest.approx(1.0, abs=0.05)
     with pytest.raises(ValueError, match="between 0 and 1"):
         make_ema(model, 1.0)
+
+
+@pytest.mark.parametrize("damaged", ["model.safetensors", "optimizer.safetensors", "rng-0.safetensors", "state.json"])
+def test_a_damaged_checkpoint_is_named_and_an_older_one_is_taken(tmp_path, caplog, damaged):
+    accelerator, parts = Accelerator(cpu=True), make_parts()
+    for step in (1, 2):
+        train(parts, 1)
+        save_state(tmp_path, accelerator, parts, Progress(step=step, epoch_loss=0.25))
+    older, newest = saved_states(tmp_path)
+    content = bytearray((newest / damaged).read_bytes())
+    place = content.index(b"0.25") + 3 if damaged == "state.json" else len(content) - 5
+    content[place] ^= 1  # of the same length: no size gives it away
+    (newest / damaged).write_bytes(content)
+    assert find_state("latest", tmp_path) == older
+    assert f"{newest} is damaged" in caplog.text
+    with pytest.raises(ValueError, match="damaged"):
+        find_state(str(newest), tmp_path)
+    (older / "model.safetensors").write_bytes(bytes((older / "model.safetensors").stat().st_size))
+    with pytest.raises(ValueError, match="All checkpoints in .* are damaged"):
+        find_state("latest", tmp_path)
