@@ -11,7 +11,7 @@ import math
 import os
 from typing import IO, NamedTuple
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from .camera_files_charm import RAW_EXTENSIONS, is_heif, is_raw, open_raw_preview, register_heif
 
@@ -76,12 +76,16 @@ def open_image(file: str | os.PathLike | IO[bytes], name: str | None = None) -> 
     """
     if is_raw(name or file):
         return open_raw_preview(file)
-    if is_heif(file):
-        register_heif()
     small = _num_bytes(file) <= MAX_WHOLE_BYTES
     Image.init()
     formats = [name for name, known in FORMATS.items() if name in Image.OPEN and (small or not known.whole)]
-    return Image.open(file, formats=formats)
+    try:
+        return Image.open(file, formats=formats)
+    except UnidentifiedImageError:
+        if "HEIF" in Image.OPEN or not is_heif(file):
+            raise
+        register_heif()
+        return open_image(file)
 
 
 def _num_bytes(file: str | os.PathLike | IO[bytes]) -> int:
