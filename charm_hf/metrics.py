@@ -109,6 +109,39 @@ def emd(predictions: ArrayLike, references: ArrayLike, r: float = 2.0) -> float:
     return float(_sample_emd(_as_distributions(predictions), _as_distributions(references), r).mean())
 
 
+def series_agreement(predictions: ArrayLike, references: ArrayLike, groups: Sequence[Any]) -> dict[str, float]:
+    """How well predictions order photos within series, or pairs.
+
+    Args:
+        predictions: (N,) scores.
+        references: (N,) what people say, in any units; equal ones of a series are not compared.
+        groups: N names of the series that each photo belongs to.
+
+    Returns:
+        `pair_accuracy`: share of pairs of one series that are ordered as people do, ties counting half.
+        `series_top1`: share of series whose highest prediction is one of the people's best, of several that are equal
+        their share. Only what can be measured: a single photo, or one whose references are all equal, cannot.
+
+    >>> series_agreement([3, 2, 1, 5, 4], [9, 8, 7, 1, 2], ["a", "a", "a", "b", "b"])
+    {'pair_accuracy': 0.75, 'series_top1': 0.5}
+    """
+    predicted, rated = _pair(predictions, references)
+    places: dict[Any, list[int]] = {}
+    for place, group in enumerate(groups):
+        places.setdefault(group, []).append(place)
+    pairs, right, tops = 0, 0.0, []
+    for members in places.values():
+        own, theirs = predicted[members], rated[members]
+        better = theirs[:, None] > theirs
+        if better.any():
+            pairs += int(better.sum())
+            right += float((better * (0.5 + 0.5 * np.sign(own[:, None] - own))).sum())
+            tops.append(float((theirs == theirs.max())[own == own.max()].mean()))
+    if not pairs:
+        raise ValueError("No series has two photos with unlike references: there is nothing to compare.")
+    return {"pair_accuracy": right / pairs, "series_top1": float(np.mean(tops))}
+
+
 def dataset_accuracy_threshold(dataset_name: str | None, score_range: Sequence[float] | None = None) -> float:
     """The score above which an image counts as good.
 

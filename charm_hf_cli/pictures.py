@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -29,6 +31,9 @@ from .support import (
     usage_errors,
 )
 
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 app = typer.Typer()
 
@@ -82,6 +87,17 @@ def explain(
     put_out(output)
 
 
+def _explainer(model: str | None, device: str | None) -> Callable[[Path], Image]:
+    """Draws why a photo has its score, by the model that gave it."""
+    from charm_hf.look.explain import explain as explain_photo
+    from charm_hf.scoring import DEMONSTRATION_NOTICE, load_for_scoring
+
+    if model is None:
+        say(DEMONSTRATION_NOTICE)
+    loaded, processor = load_for_scoring(model, device=device)
+    return lambda file: explain_photo(str(file), loaded, processor).to_image()
+
+
 @app.command()
 def report(
     scores: Annotated[Path, typer.Argument(metavar="SCORES", help=f"Table of charm-hf score: {list_names(TABLES)}.")],
@@ -91,13 +107,23 @@ def report(
     thumbnails: Annotated[str, typer.Option(help=f"{list_names(THUMBNAILS)}.")] = "embed",
     thumbnail_size: Annotated[int | None, typer.Option(help="Longest edge in pixels.")] = None,
     originals: Annotated[bool, typer.Option(help="Let the large view show the photos' own files.")] = True,
+    stacks: Annotated[
+        bool, typer.Option("--stacks", help="Show photos of one moment as a stack, the best on top.")
+    ] = False,
+    explain: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Show why, for the N best and the N worst; takes the model.")
+    ] = 0,
+    model: ModelOption = None,
+    device: DeviceOption = None,
 ) -> None:
     """Make one self-contained page of scored photos to sort, filter and choose from.
 
     Exit code: 0 written, 2 wrong usage or a table that cannot be read.
     """
-    with without_registration(), usage_errors():
+    with nullcontext() if explain else without_registration(), usage_errors():
         from charm_hf.look.report import write_report
+
+        draw = _explainer(model, device) if explain else None
 
         summary = write_report(
             scores,
@@ -107,6 +133,9 @@ def report(
             thumbnails=thumbnails,
             thumbnail_size=thumbnail_size,
             link_originals=originals,
+            stacks=stacks,
+            explain=draw,
+            explained=explain,
             progress=True,
         )
     say(f"{summary.num_photos:,} photos, {summary.num_failed:,} failures, {summary.num_bytes / 1e6:.1f} MB")

@@ -137,23 +137,26 @@ def report_choice(chosen: Chosen, done: Delivered) -> None:
 def compare(
     scores: ScoresArgument,
     ratings: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Table of paths and ratings; the photos' XMP if not given.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Table of ratings, of series or of pairs; XMP if not given."),
     ] = None,
     image_root: ImageRootOption = None,
 ) -> None:
-    """Compare scores with your own ratings: those in the photos' XMP, but for what this package wrote, or in a table.
+    """Compare scores with your own ratings: those in the photos' XMP, but for what this package wrote, or in a table,
+    which may also hold series of photos in order (group, path, rank) or pairs (left, right, preference).
 
     Exit code: 0 done, 2 wrong usage, or no photo with both.
     """
-    with without_registration(), usage_errors():
+    with usage_errors():
         from charm_hf.choosing.ratings import compare_ratings
 
         agreement = compare_ratings(scores, ratings, image_root)
-    put_out("rating,photos,mean_score")
+    if agreement.by_rating:
+        put_out("rating,photos,mean_score")
     for rating, count, mean in agreement.by_rating:
         put_out(f"{rating:g},{count},{mean:.6f}")
-    order = "nothing to compare, all are the same" if agreement.srcc is None else f"SRCC {agreement.srcc:.3f}"
-    say(f"{agreement.count:,} photos with a rating of yours: {order}.")
+    values = ", ".join(f"{name.replace('_', ' ').upper()} {value:.3f}" for name, value in agreement.metrics.items())
+    say(f"{agreement.count:,} photos with a rating of yours: {values}.")
 
 
 @app.command()

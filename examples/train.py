@@ -114,7 +114,8 @@ def main(argv: list[str] | None = None) -> None:
     # What to train
     set_seed(args.seed)  # the same weights in every process
     model, processor = build_network(args, train, scale)
-    sampler = EpochBatchSampler(len(train), args.per_device_train_batch_size, args.seed, world, rank)
+    groups = None if args.group_column is None else train[args.group_column][:]
+    sampler = EpochBatchSampler(len(train), args.per_device_train_batch_size, args.seed, world, rank, groups)
     parts = build_parts(args, model, math.ceil(len(sampler) / args.gradient_accumulation_steps))
     run = Run(args, accelerator, parts, sampler)
 
@@ -122,7 +123,7 @@ def main(argv: list[str] | None = None) -> None:
     label = label_column(args.loss, model.config, train.column_names)
     augmentation, kind = TrainingAugmentation(**args.augmentation), INPUT_KINDS[args.input]
     saliency = SaliencyFolder(args.saliency_dir) if args.saliency_dir else None
-    options = (args.seed, kind.in_training, saliency)
+    options = (args.seed, kind.in_training, saliency, args.group_column)
     photos = TokenizedDataset(train, processor, label, augmentation, args.train_processor, *options)
     train_loader = make_loader(photos, sampler, args.num_workers, args.seed)
     eval_loader = None
@@ -136,7 +137,7 @@ def main(argv: list[str] | None = None) -> None:
     while not run.is_over():
         record = run.train_epoch(train_loader, train["image_id"])
         if eval_loader is not None:
-            record |= measure(run.scored_model, eval_loader, accelerator, validation, scale, label)
+            record |= measure(run.scored_model, eval_loader, accelerator, validation, scale, label, args.group_column)
         run.end_epoch(record, processor)
     if best := run.finish():  # in the main process
         name = args.push_to_hub or args.output_dir.resolve().name

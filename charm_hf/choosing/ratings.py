@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..metrics import series_agreement, srcc
 from ..models.image_formats_charm import IMAGE_EXTENSIONS
 from ..tables import Table, find_column
 from .score_table import checked_rows, locate, photo_roots, read_scores
@@ -58,12 +59,12 @@ class Agreement:
 
     Attributes:
         count: photos that have both.
-        srcc: Spearman's rank correlation; `None` where all ratings, or all scores, are the same.
-        by_rating: rating, number of photos and mean score, ascending.
+        metrics: `srcc`, of ratings; `pair_accuracy` and `series_top1`, of series and pairs (see `series_agreement`).
+        by_rating: rating, number of photos and mean score, ascending; of series and pairs none.
     """
 
     count: int
-    srcc: float | None
+    metrics: dict[str, float]
     by_rating: list[tuple[float, int, float]]
 
 
@@ -76,7 +77,8 @@ def compare_ratings(
 
     Args:
         table: written by `charm-hf score`.
-        ratings: a table of them; XMP beside and inside the photos if not given.
+        ratings: a table of them, or of series or pairs (see [`judgements`]); XMP beside and inside the photos if not
+            given.
         image_root: where relative paths of the scores start.
 
     Raises:
@@ -87,6 +89,9 @@ def compare_ratings(
     files = {
         file: row["score"] for row in rows if row["score"] is not None and (file := locate(row["path"], roots)[0])
     }
+    judged = None if ratings is None else judgements(ratings)
+    if judged is not None:
+        return _compare_series(judged, {os.path.realpath(file): score for file, score in files.items()}, ratings)
     if ratings is None:
         given = {file: float(max(stars, 0)) for file in files if (stars := read_rating(file)) is not None}
     else:
@@ -97,15 +102,58 @@ def compare_ratings(
     pairs = [(rating, files[file]) for file, rating in given.items()]
     kinds = sorted({rating for rating, _ in pairs})
     scores = {kind: [score for rating, score in pairs if rating == kind] for kind in kinds}
-    return Agreement(len(pairs), _srcc(pairs), [(kind, len(of), sum(of) / len(of)) for kind, of in scores.items()])
+    by_rating = [(kind, len(of), sum(of) / len(of)) for kind, of in scores.items()]
+    return Agreement(len(pairs), {"srcc": float(srcc(*zip(*pairs, strict=True)))}, by_rating)
 
 
-def _srcc(pairs: Sequence[tuple[float, float]]) -> float | None:
-    from scipy.stats import spearmanr
+def _compare_series(judged: Sequence[tuple[Any, str, float]], scores: Mapping[str, float], table: Any) -> Agreement:
+    roots = photo_roots(table, None)
+    places = {path: os.path.realpath(locate(path, roots)[0] or path) for _, path, _ in judged}
+    known = [(scores[places[path]], value, series) for series, path, value in judged if places[path] in scores]
+    if not known:
+        raise ValueError(f"None of the {len(places):,} photos in {os.fspath(table)!r} is among those with a score.")
+    count = sum(place in scores for place in places.values())
+    return Agreement(count, series_agreement(*zip(*known, strict=True)), [])
 
-    if any(len(set(side)) < 2 for side in zip(*pairs, strict=True)):
+
+def judgements(table: str | os.PathLike[str]) -> list[tuple[Any, str, float]] | None:
+    """Series and pairs of photos that somebody put in order, as (series, path, the higher the better).
+
+    Args:
+        table: with the columns `group` (or `series`), a path and `rank` (1 is the best) or a rating; or a row a pair,
+            `left`, `right` and `preference`: `left` or `right`, a number above 0 for the left and below for the right
+            one, or 0 for neither.
+
+    Returns:
+        `None` for a table of another form.
+
+    Raises:
+        ValueError: for a rank or a preference that is neither.
+    """
+    source = Table(table)
+    by_lower = {name.lower(): name for name in source.names}
+    found: list[tuple[Any, str, float]] = []
+    series, rank = by_lower.get("group") or by_lower.get("series"), by_lower.get("rank")
+    is_pairs = {"left", "right", "preference"} <= by_lower.keys()
+    if series is None and not is_pairs:
         return None
-    return float(spearmanr(pairs).statistic)
+    path = said = ""
+    if not is_pairs:
+        path = find_column(source.names, "path", repr(os.fspath(table)))
+        said = rank or find_column(source.names, "score", repr(os.fspath(table)))
+    for number, row in enumerate(source.rows(), start=1):
+        try:
+            if is_pairs:
+                text = str(row[by_lower["preference"]]).strip().lower()
+                value = {"left": 1.0, "right": -1.0}.get(text) or float(text)
+                found += [(number, str(row[by_lower["left"]]), value), (number, str(row[by_lower["right"]]), -value)]
+            else:
+                found.append((row[series or ""], str(row[path]), -float(row[said]) if rank else float(row[said])))
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"{os.fspath(table)!r}, row {number}: expected a rank or preference, got {row}."
+            ) from None
+    return found
 
 
-__all__ = ["STAR_RANGE", "Agreement", "compare_ratings", "ratings_from_table", "ratings_from_xmp"]
+__all__ = ["STAR_RANGE", "Agreement", "compare_ratings", "judgements", "ratings_from_table", "ratings_from_xmp"]

@@ -16,9 +16,10 @@ import logging
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -29,6 +30,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..choosing.score_table import NUMBERS, checked_rows, locate, photo_roots, read_scores
+from ..choosing.series import find_series, look_at
 from ..files import replaced_file
 from ..models.image_loading_charm import load_image
 
@@ -68,6 +70,7 @@ class _Photo:
     file: Path | None  # where the photo lies now
     note: str = ""  # why there is no picture
     thumbnail: str = ""  # base64 of a JPEG
+    series: int | None = None  # number of the moment that it shares with others
 
 
 def write_report(
@@ -80,6 +83,9 @@ def write_report(
     thumbnail_size: int | None = None,
     thumbnail_quality: int = 72,
     link_originals: bool = True,
+    stacks: bool = False,
+    explain: Callable[[Path], Image.Image] | None = None,
+    explained: int = 0,
     workers: int | None = None,
     progress: bool = False,
 ) -> ReportSummary:
@@ -98,6 +104,10 @@ def write_report(
         thumbnail_size: longest edge of an embedded thumbnail in pixels; 384 up to 500 photos, 256 to 2,000, then 160.
         thumbnail_quality: JPEG quality of the thumbnails, 1 to 95.
         link_originals: whether the large view may show the photo's own file, by its path relative to the page.
+        stacks: show photos of one moment as a stack, its best on top (see `find_series`); so is shown what a column
+            `series` of the table says.
+        explain: draws why a photo has its score, from its file.
+        explained: how many of the best and of the worst photos it is drawn for; the large view shows it.
         workers: threads that make thumbnails; one a core if not given.
         progress: whether to draw a progress bar on stderr.
 
@@ -118,6 +128,7 @@ def write_report(
     edge = thumbnail_size or next(size for limit, size in _THUMBNAIL_SIZES if len(scored) <= limit)
     shrink = partial(_with_thumbnail, edge=edge, quality=thumbnail_quality) if thumbnails == "embed" else None
     photos = [_Photo(row, *locate(row["path"], roots)) for row in scored]
+    photos = _in_series(photos, stacks)
     title = title or f"Scores of {name}"
 
     with (
@@ -128,7 +139,12 @@ def write_report(
         page.write(before)
         if shrink is not None:
             photos = _write_thumbnails(page, photos, shrink, workers, progress)
+        reasons = [] if explain is None else _explanations(photos, explain, explained, progress)
+        if reasons:
+            pictures = "\n".join(picture for _, picture in reasons)
+            page.write(f'<script type="text/plain" id="explanations">{pictures}</script>\n')
         data = _page_data(photos, failed, output.absolute().parent, thumbnails, link_originals)
+        data["explained"] = [place for place, _ in reasons]
         page.write(after.replace("{{data}}", _script_json(data), 1))
     missing = sum(bool(photo.note) for photo in photos)
     if missing:
@@ -147,6 +163,37 @@ def _check_options(output: Path, thumbnails: str, size: int | None, quality: int
         raise FileNotFoundError(f"There is no folder {os.fspath(output.absolute().parent)!r} to write the report to.")
 
 
+def _in_series(photos: Sequence[_Photo], look: bool) -> list[_Photo]:
+    """Photos with the number of their series, where it has several of them."""
+    labels: Sequence[Any] = [photo.row.get("series") or None for photo in photos]
+    if look:
+        labels = find_series([look_at(photo.file) for photo in photos])
+    counts = Counter(labels)
+    numbers = {label: number for number, label in enumerate(counts) if label is not None and counts[label] > 1}
+    return [replace(photo, series=numbers.get(label)) for photo, label in zip(photos, labels, strict=True)]
+
+
+def _explanations(
+    photos: Sequence[_Photo], explain: Callable[[Path], Image.Image], count: int, progress: bool
+) -> list[tuple[int, str]]:
+    """Place and picture, base64 of a WebP, of the best and the worst photos."""
+    wanted = [place for place in range(len(photos)) if place < count or place >= len(photos) - count]
+    found = []
+    for place in tqdm(wanted, "explanations", unit="photo", disable=not progress):
+        file = photos[place].file
+        if file is None:
+            continue
+        try:
+            picture = explain(file)
+        except (OSError, ValueError) as error:
+            logger.warning("%s: not explained. %s", photos[place].row["path"], error)
+            continue
+        buffer = io.BytesIO()
+        picture.save(buffer, "WEBP", quality=80)
+        found.append((place, base64.b64encode(buffer.getvalue()).decode("ascii")))
+    return found
+
+
 def _with_thumbnail(photo: _Photo, edge: int, quality: int) -> _Photo:
     """Decode the photo as small as the format allows, and shrink it to `edge` pixels at its own aspect ratio."""
     if photo.file is None:
@@ -154,12 +201,12 @@ def _with_thumbnail(photo: _Photo, edge: int, quality: int) -> _Photo:
     try:
         image = load_image(photo.file, on_size=lambda width, height: (edge, edge))
     except (OSError, ValueError) as error:
-        return _Photo(photo.row, None, note=f"The file cannot be read: {error}")
+        return replace(photo, file=None, note=f"The file cannot be read: {error}")
     image.thumbnail((edge, edge), Image.Resampling.LANCZOS, reducing_gap=3.0)
     buffer = io.BytesIO()
     # Made anew, so that no EXIF (places, serial numbers) of the photo gets into the page.
     Image.frombytes("RGB", image.size, image.tobytes()).save(buffer, "JPEG", quality=quality, optimize=True)
-    return _Photo(photo.row, photo.file, thumbnail=base64.b64encode(buffer.getvalue()).decode("ascii"))
+    return replace(photo, thumbnail=base64.b64encode(buffer.getvalue()).decode("ascii"))
 
 
 def _write_thumbnails(
@@ -175,7 +222,7 @@ def _write_thumbnails(
             block = list(pool.map(shrink, photos[start : start + _CHUNK]))
             lines = "\n".join(photo.thumbnail for photo in block)
             page.write(f'<script type="text/plain" class="thumbnails">{lines}</script>\n')
-            done += [_Photo(photo.row, photo.file, note=photo.note) for photo in block]
+            done += [replace(photo, thumbnail="") for photo in block]
             bar.update(len(block))
     return done
 
@@ -184,8 +231,8 @@ def _page_data(
     photos: Sequence[_Photo], failed: Sequence[dict[str, Any]], folder: Path, thumbnails: str, link_originals: bool
 ) -> dict[str, Any]:
     """What the page reads: see `readReport` in `assets/report/rows.js`."""
-    columns = ["path", "name", "folder", *NUMBERS, "distribution", "extra", "note", "original", "link"]
-    known = {"path", "error", "distribution", *NUMBERS}
+    columns = ["path", "name", "folder", *NUMBERS, "distribution", "extra", "note", "original", "link", "series"]
+    known = {"path", "error", "distribution", "series", "embedding", *NUMBERS}
     folders: dict[str, int] = {}
     rows = []
     for photo in photos:
@@ -198,7 +245,17 @@ def _page_data(
         numbers = [row[column] for column in NUMBERS]
         name = _plain(str(row.get("key") or name))  # of photos in an archive, which share a path
         rows.append(
-            [_plain(row["path"]), name, place, *numbers, row["distribution"], extra or None, photo.note, *links]
+            [
+                _plain(row["path"]),
+                name,
+                place,
+                *numbers,
+                row["distribution"],
+                extra or None,
+                photo.note,
+                *links,
+                photo.series,
+            ]
         )
     exported = [column for column in (photos[0].row if photos else {}) if column != "error"]
     errors = [[_plain(row["path"]), _plain(row["error"])] for row in failed]

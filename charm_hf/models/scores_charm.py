@@ -219,6 +219,27 @@ def correlation_loss(scores: torch.Tensor, targets: torch.Tensor, eps: float = 1
     return 1.0 - (scores * targets).mean() / scale
 
 
+def ranking_loss(
+    scores: torch.Tensor, targets: torch.Tensor, groups: torch.Tensor, width: float = 0.1
+) -> torch.Tensor:
+    """How far scores are from ordering photos of one group as people do: RankNet (Burges et al. 2005).
+
+    `log(1 + exp(-(s_better - s_worse) / width))`, the mean over the batch's pairs of one group and unlike targets.
+
+    Args:
+        scores: (B,) predicted, normalized.
+        targets: (B,) rated, any units.
+        groups: (B,) which series or pair a photo belongs to.
+        width: by how much scores should differ.
+
+    Returns:
+        Scalar; 0 where the batch has no such pair.
+    """
+    better = (groups[:, None] == groups) & (targets[:, None] > targets)
+    losses = F.softplus((scores - scores[:, None]) / width)
+    return (losses * better).sum() / better.sum().clamp(min=1)
+
+
 def aesthetic_loss(
     predicted: PredictedScores,
     labels: torch.Tensor,

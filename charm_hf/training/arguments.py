@@ -77,6 +77,8 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
     add("--validation_split", default="validation", help='"none" trains without, and keeps the last epoch')
     add("--loss", choices=("auto", "emd", "mse"), default="auto", help="auto: emd for distributions, mse for scores")
     add("--correlation_weight", type=float, default=0.0, help="weight of 1 - PLCC of the batch, added to the loss")
+    add("--ranking_weight", type=float, default=0.0, help="weight of the order of pairs within --group_column")
+    add("--group_column", help="which series or pair a photo is of; those of one are trained on side by side")
     add("--per_device_train_batch_size", type=int, default=16)
     add("--gradient_accumulation_steps", type=int, default=1)
     add("--learning_rate", type=float, default=1e-5)
@@ -105,6 +107,11 @@ def parse_training_arguments(parser: argparse.ArgumentParser, argv: Sequence[str
     steps = args.checkpointing_steps
     if steps != "epoch" and not (steps.isdigit() and int(steps)):
         parser.error(f'--checkpointing_steps takes a number of steps or "epoch", got {steps!r}')
+    if args.ranking_weight and args.group_column is None:
+        parser.error("--ranking_weight compares photos within --group_column NAME, which is not given")
+    if args.group_column is not None:
+        extra = [*args.dataset_options.get("extra_columns", ()), args.group_column]
+        args.dataset_options = {**args.dataset_options, "extra_columns": list(dict.fromkeys(extra))}
     if unknown := sorted(set(args.learning_rates) - {"embeddings", "head", "layer_decay"}):
         parser.error(f"--learning_rates takes embeddings, head and layer_decay, got {', '.join(unknown)}")
     return args

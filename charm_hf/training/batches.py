@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -38,12 +38,19 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
         batch_size: photos a batch and process.
         seed: of the order.
         num_processes, process_index: how many share an epoch, and which of them this is.
+        groups: of each photo, its series: photos of one stand side by side in the order, and so mostly in one batch.
     """
 
     def __init__(
-        self, num_samples: int, batch_size: int, seed: int = 0, num_processes: int = 1, process_index: int = 0
+        self,
+        num_samples: int,
+        batch_size: int,
+        seed: int = 0,
+        num_processes: int = 1,
+        process_index: int = 0,
+        groups: Sequence[Any] | None = None,
     ) -> None:
-        self.num_samples, self.batch_size, self.seed = num_samples, batch_size, seed
+        self.num_samples, self.batch_size, self.seed, self.groups = num_samples, batch_size, seed, groups
         self.num_processes, self.process_index = num_processes, process_index
         self.epoch, self.first_batch = 0, 0
 
@@ -59,11 +66,18 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
         """Yield the batches of the chosen epoch from the chosen one on."""
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", self.epoch))
         order = torch.randperm(self.num_samples, generator=generator).tolist()
+        if self.groups is not None:
+            first = {self.groups[index]: place for place, index in reversed(list(enumerate(order)))}
+            order.sort(key=lambda index: first[self.groups[index]])  # type: ignore[index]
         missing = -len(order) % self.num_processes
         order += (order * missing)[:missing]
         global_size = self.batch_size * self.num_processes
         for start in range(self.first_batch * global_size, len(order), global_size):
-            share = order[start : start + global_size][self.process_index :: self.num_processes]
+            batch = order[start : start + global_size]
+            share = batch[self.process_index :: self.num_processes]
+            if self.groups is not None:  # neighbours stay together
+                size = len(batch) // self.num_processes
+                share = batch[self.process_index * size : (self.process_index + 1) * size]
             yield [(self.epoch, index) for index in share]
 
 
@@ -84,6 +98,8 @@ class TokenizedDataset(torch.utils.data.Dataset[dict[str, Any]]):
         seed: of augmentation, preparation and selection.
         prepare: what is done to a photo, augmented already, before it is tokenized; see `InputKind`.
         saliency: gives the maps of photos, for `patch_selection="saliency"`.
+        group_column: which series a photo is of: its item gets the number `group`, and photos of one series are
+            augmented and selected from alike, so that their scores compare.
 
     Raises:
         ValueError: if regions are to be selected by saliency and there are no maps.
@@ -99,7 +115,9 @@ class TokenizedDataset(torch.utils.data.Dataset[dict[str, Any]]):
         seed: int = 0,
         prepare: Callable[[Image.Image, random.Random], Image.Image] | None = None,
         saliency: SaliencyFolder | None = None,
+        group_column: str | None = None,
     ) -> None:
+        self.group_column = group_column
         self.dataset, self.processor, self.label, self.augmentation = (
             undecoded(dataset),
             processor,
@@ -125,9 +143,10 @@ class TokenizedDataset(torch.utils.data.Dataset[dict[str, Any]]):
             RuntimeError: if the photo cannot be read; the message names it.
         """
         epoch, index = key
-        seed = derive_seed(self.seed, epoch, index)
         try:
             row = self.dataset[index]
+            group = None if self.group_column is None else derive_seed("group", row[self.group_column])
+            seed = derive_seed(self.seed, epoch, index if group is None else group)
             images = [load_image(row["image"])]
             if self.saliency is not None:
                 images.append(self.saliency(row["image_id"], images[0].size))
@@ -144,6 +163,8 @@ class TokenizedDataset(torch.utils.data.Dataset[dict[str, Any]]):
             ) from error
         item = {name: value[0] for name, value in tokens.items()}
         item |= {"index": index, "scores": row["score"], "labels": row[self.label]}
+        if group is not None:
+            item["group"] = group
         if "attributes" in row:
             item["attribute_targets"] = row["attributes"]
         return item

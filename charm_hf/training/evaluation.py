@@ -14,14 +14,14 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from charm_hf.data import LabelScale
-from charm_hf.metrics import compute_aesthetic_metrics, dataset_accuracy_threshold
+from charm_hf.metrics import compute_aesthetic_metrics, dataset_accuracy_threshold, series_agreement
 from charm_hf.models.modeling_charm import CharmForAestheticScoring
 from charm_hf.models.presets_charm import label_range
 from charm_hf.models.scores_charm import denormalize_scores, normalize_scores
 
 
 # What stands in a batch beside the model's inputs.
-_LABELS = ("index", "scores", "labels", "attribute_targets")
+_LABELS = ("index", "scores", "labels", "attribute_targets", "group")
 
 
 @dataclass
@@ -108,6 +108,7 @@ def measure(
     dataset: Dataset,
     scale: LabelScale,
     label: str,
+    group_column: str | None = None,
 ) -> dict[str, float]:
     """All metrics of a model on a dataset, in the dataset's own units, and `eval_loss`.
 
@@ -117,9 +118,13 @@ def measure(
         scale: of its labels.
         label: the column that the model is trained on: the loss is EMD for `"distribution"`, else the squared error
             of normalized scores.
+        group_column: which series or pair a photo is of; adds `pair_accuracy` and `series_top1`.
     """
-    predicted, rated, options = references_of(predict(model, loader, accelerator), dataset, scale)
+    predictions = predict(model, loader, accelerator)
+    predicted, rated, options = references_of(predictions, dataset, scale)
     metrics = compute_aesthetic_metrics(predicted, rated, **options)
+    if group_column is not None:
+        metrics |= series_agreement(predictions.normalized_scores, dataset["score"][:], dataset[group_column][:])
     low, high = scale.score_range  # type: ignore[misc]
     return {
         "eval_loss": metrics["emd_r2"] if label == "distribution" else metrics["mse"] / (high - low) ** 2,

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from charm_hf.files import remove_folder, replaced_folder, write_json
-from charm_hf.models.scores_charm import correlation_loss
+from charm_hf.models.scores_charm import correlation_loss, ranking_loss
 from charm_hf.training.batches import EpochBatchSampler, WaitClock
 from charm_hf.training.curves import plot_curves
 from charm_hf.training.mixout import state_dict_without_mixout
@@ -29,15 +29,20 @@ logger = get_logger(__name__)
 
 Batch = dict[str, torch.Tensor]
 # What stands in a batch for the loop, and not for the model.
-_FOR_THE_LOOP = ("index", "scores")
+_FOR_THE_LOOP = ("index", "scores", "group")
 
 
-def batch_loss(model: nn.Module, batch: Batch, correlation_weight: float = 0.0) -> torch.Tensor:
-    """EMD or squared error, as the labels are, plus the correlation loss if it is wanted."""
+def batch_loss(
+    model: nn.Module, batch: Batch, correlation_weight: float = 0.0, ranking_weight: float = 0.0
+) -> torch.Tensor:
+    """EMD or squared error, as the labels are, plus the correlation and the ranking loss if they are wanted."""
     outputs = model(**{name: value for name, value in batch.items() if name not in _FOR_THE_LOOP})
-    if not correlation_weight or len(batch["scores"]) < 2:
-        return outputs.loss
-    return outputs.loss + correlation_weight * correlation_loss(outputs.scores, batch["scores"])
+    loss = outputs.loss
+    if correlation_weight and len(batch["scores"]) > 1:
+        loss = loss + correlation_weight * correlation_loss(outputs.scores, batch["scores"])
+    if ranking_weight:
+        loss = loss + ranking_weight * ranking_loss(outputs.normalized_scores, batch["scores"], batch["group"])
+    return loss
 
 
 def train_steps(
@@ -145,7 +150,7 @@ class Run:
         steps = train_steps(
             self.parts,
             clock.watch(loader),
-            lambda model, batch: batch_loss(model, batch, args.correlation_weight),
+            lambda model, batch: batch_loss(model, batch, args.correlation_weight, args.ranking_weight),
             accelerator=accelerator,
             wrapped=self.wrapped,
             accumulate=args.gradient_accumulation_steps,

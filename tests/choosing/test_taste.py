@@ -69,6 +69,29 @@ def test_scores_are_compared_with_a_persons_stars_and_not_with_ours(tmp_path, mo
     )
 
 
+@pytest.mark.parametrize(
+    "judged",
+    [
+        "group,path,rank\na,0.png,3\na,1.png,1\na,2.png,2\nb,3.png,1\nb,4.png,2\n",
+        "series,file,score\na,0.png,1\na,1.png,3\na,2.png,2\nb,3.png,5\nb,4.png,4\n",
+        "left,right,preference\n1.png,0.png,left\n0.png,2.png,-1\n2.png,1.png,right\n3.png,4.png,0.5\n0.png,4.png,0\n",
+    ],
+)
+def test_the_order_within_series_and_pairs_is_compared(tmp_path, monkeypatch, judged):
+    monkeypatch.chdir(tmp_path)
+    scores = {f"{number}.png": 4 + number / 10 for number in range(5)}
+    for name in scores:
+        scene(1, 60, 40).save(tmp_path / name)
+    write_scores(tmp_path / "scores.csv", scores)
+    (tmp_path / "judged.csv").write_text(judged)
+    done = charm_hf("compare-ratings", "scores.csv", "--ratings", "judged.csv")
+    assert done.exit_code == 0, done.output
+    assert done.stdout == ""
+    # Of four pairs, 1 > 0 and 2 > 0 are as scored; 1 > 2 and 3 > 4 are not.
+    top = 0.5 if "left" in judged else 0.0
+    assert f"5 photos with a rating of yours: PAIR ACCURACY 0.500, SERIES TOP1 {top:.3f}." in done.stderr
+
+
 @pytest.mark.parametrize("source", ["--ratings", "--from-xmp"])
 def test_a_taste_is_learnt_and_scores_like_any_checkpoint(red_photos, checkpoint, tmp_path, source):
     stars = {file: 1 + round(4 * red) for file, red in red_photos.items()}

@@ -1,11 +1,14 @@
 """`charm-hf explain`, `charm-hf report` and `charm-hf demo`, as typed."""
 
+import json
+import re
 import signal
 import subprocess
 import sys
 import urllib.request
 
 import pytest
+from camera_photos import save_taken, scene
 from PIL import Image
 from support import photo_path
 from typer.testing import CliRunner
@@ -30,6 +33,23 @@ def test_a_table_becomes_a_page(checkpoint, tmp_path):
     assert done.stdout.strip() == str(tmp_path / "report.html")
     assert "2 photos, 1 failures" in done.stderr
     assert "<title>Two &amp; one</title>" in (tmp_path / "report.html").read_text()
+
+
+def test_a_page_shows_series_as_stacks_and_why(checkpoint, tmp_path):
+    for second in range(2):
+        save_taken(scene(1), tmp_path / f"{second}.jpg", f"2024:05:01 12:00:0{second}")
+    charm_hf("score", tmp_path, "--model", checkpoint, "--output", tmp_path / "scores.csv")
+
+    done = charm_hf(
+        *("report", tmp_path / "scores.csv", "-o", tmp_path / "report.html", "--stacks"),
+        *("--explain", 1, "--model", checkpoint, "--device", "cpu"),
+    )
+
+    assert done.exit_code == 0, done.output
+    data = json.loads(re.search(r'id="data">(.*)</script>', (tmp_path / "report.html").read_text())[1])
+    series = [row[data["columns"].index("series")] for row in data["rows"]]
+    assert series[0] == series[1] is not None
+    assert data["explained"] == [0, 1]
 
 
 def test_a_table_that_is_not_there_ends_with_2(tmp_path):

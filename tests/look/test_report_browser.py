@@ -372,3 +372,50 @@ def test_ten_thousand_photos_scroll_with_a_few_hundred_elements(open_page, tmp_p
                    return performance.now() - start; }"""
     )
     assert milliseconds < 2000  # a redraw of all 10,000 cards takes many times as long
+
+
+@pytest.fixture
+def burst_report(tmp_path):
+    """Two of one moment, one alone, as a table with series says."""
+    rows = []
+    for number, series in enumerate(("3", "3", "5")):
+        Image.new("RGB", (60, 40), (80 * number, 90, 200)).save(tmp_path / f"{number}.png")
+        rows.append({"path": str(tmp_path / f"{number}.png"), "score": 5.0 - number, "series": series})
+
+    def picture(path):
+        return Image.new("RGB", (300, 200), "orange")
+
+    return write_report(rows, tmp_path / "r.html", explain=picture, explained=1).path
+
+
+def test_of_a_series_the_best_stands_for_all_until_it_is_opened(open_page, burst_report):
+    page = open_page(burst_report)
+    assert names(page) == ["0.png", "2.png"]
+    assert page.locator("#status").text_content() == "2 of 3 photos"
+    page.click(".stack")
+    assert names(page) == ["0.png", "1.png"]
+    page.click("#one-series")
+    assert names(page) == ["0.png", "2.png"]
+    page.locator(".card").first.click()
+    page.click("#viewer-series")
+    assert not page.locator("#viewer").is_visible()
+    assert names(page) == ["0.png", "1.png"]
+    page.click("#reset")
+    page.uncheck("#stacked")
+    assert names(page) == ["0.png", "1.png", "2.png"]
+
+
+def test_the_large_view_says_why_of_the_best_and_the_worst(open_page, burst_report, small_report):
+    page = open_page(burst_report)
+    page.uncheck("#stacked")
+    page.locator(".card").first.click()
+    page.click("#viewer-why")
+    page.wait_for_function("document.querySelector('#viewer-image').naturalWidth === 300")
+    page.click("#viewer-why")
+    page.wait_for_function("document.querySelector('#viewer-image').naturalWidth === 60")
+    page.keyboard.press("ArrowRight")
+    assert not page.locator("#viewer-why").is_visible()
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#viewer-why").is_visible()
+    plain = open_page(small_report)
+    assert not plain.locator("#stacked-label").is_visible()

@@ -136,7 +136,9 @@ def test_a_store_that_stumbles_is_asked_again_and_a_vanished_object_is_a_row(sco
 
 
 def test_threads_that_read_zipped_shards_at_once_all_get_their_bytes(tmp_path):
-    names = [str(write_tar(tmp_path / f"{number}.tgz", {"a.txt": bytes([number]) * 4096}, "w:gz")) for number in range(4)]
+    names = [
+        str(write_tar(tmp_path / f"{number}.tgz", {"a.txt": bytes([number]) * 4096}, "w:gz")) for number in range(4)
+    ]
     with ThreadPoolExecutor(8) as threads:
         read = list(threads.map(lambda number: storage.read_range(names[number % 4], 512, 4096), range(400)))
     assert read == [bytes([number % 4]) * 4096 for number in range(400)]

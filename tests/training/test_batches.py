@@ -31,6 +31,33 @@ def test_an_epoch_shows_every_photo_once_in_an_order_of_its_own():
     assert first != second
 
 
+def test_photos_of_one_series_come_in_one_batch_in_an_order_of_its_own():
+    groups = [index // 3 for index in range(12)]
+    found = []
+    for world in (1, 2):
+        samplers = [EpochBatchSampler(12, 6 // world, 3, world, rank, groups) for rank in range(world)]
+        batches = [[groups[index] for index in batch] for sampler in samplers for batch in indices(sampler)]
+        assert all(batch.count(group) == 3 for batch in batches for group in set(batch))
+        found.append(sorted(group for batch in batches for group in batch))
+    assert found == [groups, groups]
+    sampler = EpochBatchSampler(12, 6, 3, groups=groups)
+    first = indices(sampler)
+    sampler.set_position(1)
+    assert indices(sampler) != first
+
+
+def test_photos_of_one_series_are_seen_alike(photo_table):
+    table = load_aesthetic_dataset("csv", photo_table, "train", extra_columns=["kind"])
+    same = table.select([0, 0, 2]).remove_columns("kind").add_column("kind", ["a", "a", "b"])
+    random = {"patch_selection": "random"}
+    photos = TokenizedDataset(
+        same, CharmImageProcessor(max_num_patches=64), "score", None, random, group_column="kind"
+    )
+    one, two, other = (photos[0, index] for index in range(3))
+    assert one["group"] == two["group"] != other["group"]
+    assert one["pixel_values"].equal(two["pixel_values"])
+
+
 def test_two_processes_share_the_batches_of_one_with_twice_the_batch():
     one = indices(EpochBatchSampler(12, 4, seed=5))
     two = [indices(EpochBatchSampler(12, 2, 5, 2, process)) for process in range(2)]

@@ -331,6 +331,14 @@ def test_bf16_and_the_correlation_loss_train(photo_table, tmp_path):
     assert weights(tmp_path / "run")["classifier.weight"].dtype == torch.float32
 
 
+def test_the_order_within_series_is_trained_and_measured(photo_table, tmp_path):
+    options = ("--ranking_weight", "0.5", "--group_column", "kind", "--num_train_epochs", "1")
+    run_in_process("train", *flags_for(photo_table, tmp_path / "run", *options))
+    (record,) = read_json(tmp_path / "run" / "history.json")
+    assert {"pair_accuracy", "series_top1"} <= record.keys()
+    assert 0 <= record["pair_accuracy"] <= 1
+
+
 @pytest.mark.slow
 def test_a_run_killed_at_any_moment_ends_with_the_weights_of_one_that_was_not(photo_table, tmp_path):
     common = ["--num_workers", "2", "--num_train_epochs", "3", "--checkpointing_steps", "1", "--ema_decay", "0.9"]

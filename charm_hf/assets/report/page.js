@@ -20,6 +20,8 @@ const count = (value) => value.toLocaleString("en");
 
 const chosen = new Set(remembered("chosen", []).filter((index) => index in photos));
 const filters = { ...UNFILTERED };
+const seriesCounts = countSeries(photos);
+const explanations = byId("explanations")?.textContent.split("\n") ?? [];
 let order = sortPhotos(photos, "best");
 let shown = order;
 let anchor = 0;
@@ -50,12 +52,15 @@ const sheet = new ContactSheet(byId("scroller"), byId("grid"), {
   isChosen: (index) => chosen.has(index),
   onToggle: toggleAt,
   onOpen: openViewer,
+  onStack: (position) => showSeries(photos[shown[position]].series),
 });
 
 function describe(photo) {
   const spread = photo.std === null ? "" : `± ${format(photo.std)}`;
   const label = `${photo.path}, score ${format(photo.score)} ${spread}, rank ${photo.index + 1} of ${photos.length}`;
-  return { score: format(photo.score), spread, label };
+  const size = seriesCounts.get(photo.series) ?? 1;
+  const stack = size > 1 && filters.stacked && filters.series === null ? `▤ ${size}` : "";
+  return { score: format(photo.score), spread, label: stack ? `${label}, best of ${size} of one moment` : label, stack };
 }
 
 /* ---------- filters ---------- */
@@ -70,6 +75,7 @@ function update(keep = false) {
   const filtered = shown.length !== photos.length;
   byId("counts").textContent = (filtered ? `${count(shown.length)} of ` : "") + `${count(photos.length)} photos`;
   byId("empty").hidden = shown.length > 0;
+  byId("one-series").hidden = filters.series === null;
   drawHistogram();
   drawStrips();
 }
@@ -94,6 +100,13 @@ function showScores() {
   }
   byId("range-fill").style.left = `${percent(low)}%`;
   byId("range-fill").style.right = `${100 - percent(high)}%`;
+}
+
+/** The photos of one moment, or (`null`) all again. */
+function showSeries(series) {
+  filters.series = series;
+  byId("viewer").close();
+  update();
 }
 
 function resetFilters() {
@@ -273,6 +286,11 @@ function showViewed(photo) {
     svg.setAttribute("viewBox", `0 0 ${photo.distribution.length * 10} 100`);
     drawBars(svg, photo.distribution, "bar-shown", (bin) => `bin ${bin + 1}: ${(100 * photo.distribution[bin]).toFixed(1)} %`);
   }
+  const size = seriesCounts.get(photo.series) ?? 1;
+  byId("viewer-series").hidden = size < 2 || filters.series !== null;
+  byId("viewer-series").textContent = `All ${size} of this moment`;
+  byId("viewer-why").hidden = !report.explained.includes(photo.index);
+  showPressed(false);
   const link = byId("viewer-original");
   link.parentElement.hidden = !photo.original;
   if (photo.original) link.href = photo.original;
@@ -293,13 +311,26 @@ function showImage(photo) {
   full.src = photo.original;
   full.decode().then(
     () => {
-      if (viewed !== photo.index) return;
+      if (viewed !== photo.index || byId("viewer-why").getAttribute("aria-pressed") === "true") return;
       image.src = full.src;
       image.hidden = false;
       byId("viewer-missing").hidden = true;
     },
     () => undefined,
   );
+}
+
+/** The picture that says why the photo has its score, and back. */
+function toggleExplanation() {
+  const shows = byId("viewer-why").getAttribute("aria-pressed") === "true";
+  showPressed(!shows);
+  if (shows) showImage(photos[viewed]);
+  else byId("viewer-image").src = `data:image/webp;base64,${explanations[report.explained.indexOf(viewed)]}`;
+}
+
+function showPressed(isPressed) {
+  byId("viewer-why").setAttribute("aria-pressed", isPressed);
+  byId("viewer-why").textContent = isPressed ? "Back to the photo" : "Why this score?";
 }
 
 /* ---------- failures ---------- */
@@ -401,6 +432,7 @@ function listenToFilters() {
   onInput("low", (input) => setScores(input.value === "" ? -Infinity : Number(input.value), filters.high), "change");
   onInput("high", (input) => setScores(filters.low, input.value === "" ? Infinity : Number(input.value)), "change");
   onInput("size", (input) => sheet.resize(Number(input.value)));
+  onClick("one-series", () => showSeries(null));
   onClick("reset", resetFilters);
   onClick("side-close", () => (byId("side").open = false));
   onClick("empty-reset", resetFilters);
@@ -434,6 +466,8 @@ function listenToViewer() {
   onClick("viewer-next", () => step(1));
   onClick("viewer-choose", () => toggle(viewed));
   onClick("viewer-close", () => viewer.close());
+  onClick("viewer-series", () => showSeries(photos[viewed].series));
+  onClick("viewer-why", toggleExplanation);
   onClick("help-open", () => byId("help").showModal());
   onClick("help-close", () => byId("help").close());
   viewer.addEventListener("click", (event) => event.target === viewer && viewer.close());
@@ -482,6 +516,7 @@ function start() {
   onClick("skip", () => sheet.moveTo(sheet.active));
   prefersDark.addEventListener("change", showTheme);
   fillFolders();
+  byId("stacked-label").hidden = seriesCounts.size === 0;
   byId("spread-legend").hidden = photos.every((photo) => photo.std === null);
   drawFacts();
   drawErrors();

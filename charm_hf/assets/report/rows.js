@@ -34,16 +34,17 @@ function searchable(text) {
   return text.normalize("NFC").toLocaleLowerCase();
 }
 
-/** Every filter with the value that lets all photos through. A control of the page sets one with `data-filter`. */
-const UNFILTERED = { query: "", folder: "", low: -Infinity, high: Infinity, onlyChosen: false };
+/** Every filter with its value at the start: all photos, of each moment the best. A control sets one with `data-filter`. */
+const UNFILTERED = { query: "", folder: "", low: -Infinity, high: Infinity, onlyChosen: false, stacked: true, series: null };
 
-/** Indices of the photos that pass every filter, in the given order. */
-function filterPhotos(photos, order, { query, folder, low, high, onlyChosen }, chosen) {
+/** Indices of the photos that pass every filter, in the given order; of each series the best alone, or one series. */
+function filterPhotos(photos, order, { query, folder, low, high, onlyChosen, stacked, series }, chosen) {
   const words = searchable(query).split(/\s+/).filter(Boolean);
   const inside = folder === "" ? null : folder === "/" ? "/" : folder + "/";
-  return order.filter((index) => {
+  const passing = order.filter((index) => {
     const photo = photos[index];
     return (
+      (series === null || photo.series === series) &&
       photo.score >= low &&
       photo.score <= high &&
       (!onlyChosen || chosen.has(index)) &&
@@ -51,6 +52,17 @@ function filterPhotos(photos, order, { query, folder, low, high, onlyChosen }, c
       words.every((word) => photo.searchText.includes(word))
     );
   });
+  if (!stacked || series !== null) return passing;
+  const best = new Map();
+  for (const index of passing) best.set(photos[index].series, Math.min(index, best.get(photos[index].series) ?? index));
+  return passing.filter((index) => photos[index].series === null || best.get(photos[index].series) === index);
+}
+
+/** Series → how many photos it has. */
+function countSeries(photos) {
+  const counts = new Map();
+  for (const { series } of photos) if (series !== null) counts.set(series, (counts.get(series) ?? 0) + 1);
+  return counts;
 }
 
 const compareNames = new Intl.Collator(undefined, { numeric: true }).compare;

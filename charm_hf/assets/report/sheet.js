@@ -35,11 +35,12 @@ function picture(photo, source, loading = "lazy") {
 class ContactSheet {
   /**
    * @param options.photos all photos; `show` gives which of them, in what order
-   * @param options.describe photo → {score, spread, label}
+   * @param options.describe photo → {score, spread, label, stack}
    * @param options.source photo → URL of its thumbnail
    * @param options.isChosen index → whether the photo is chosen
    * @param options.onToggle (position, extend) → choose or take back
    * @param options.onOpen position → look at the photo
+   * @param options.onStack position → show the series that the photo is of
    */
   constructor(scroller, grid, options) {
     Object.assign(this, { scroller, grid, ...options });
@@ -129,7 +130,7 @@ class ContactSheet {
   makeCard(position) {
     const index = this.indices[position];
     const photo = this.photos[index];
-    const { score, spread, label } = this.describe(photo);
+    const { score, spread, label, stack } = this.describe(photo);
     const card = element("div", "card");
     card.dataset.position = position;
     card.setAttribute("role", "gridcell");
@@ -144,6 +145,12 @@ class ContactSheet {
     const tick = element("span", "tick");
     tick.setAttribute("aria-hidden", "true");
     card.append(mat, caption, tick);
+    if (stack) {
+      card.classList.add("stacked");
+      const badge = element("span", "stack", stack);
+      badge.title = "Photos of one moment: show all of them";
+      card.append(badge);
+    }
     this.mark(card, index);
     return card;
   }
@@ -210,7 +217,8 @@ class ContactSheet {
     if (!card) return;
     const position = Number(card.dataset.position);
     this.moveTo(position);
-    if (event.target.closest(".tick") || event.shiftKey || event.ctrlKey || event.metaKey) {
+    if (event.target.closest(".stack")) this.onStack(position);
+    else if (event.target.closest(".tick") || event.shiftKey || event.ctrlKey || event.metaKey) {
       this.onToggle(position, event.shiftKey);
     } else this.onOpen(position);
   }
