@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from script_runs import TINY_FLAGS, run_in_process
+from script_runs import BACKBONE, TINY_FLAGS, run_in_process
 
 from charm_hf import CharmForAestheticScoring, CharmImageProcessor, load_aesthetic_dataset
 from charm_hf.data.saliency_maps import SaliencyFolder
@@ -59,7 +59,10 @@ def test_kept_aspect_is_one_scale_within_the_sequence(photo):
 
 @pytest.mark.parametrize("kind", ["standard", "padded", "kept_aspect"])
 def test_a_baseline_trains_and_its_checkpoint_has_one_scale(kind, photo_table, tmp_path):
-    flags = ["--dataset_name", "csv", "--data_dir", photo_table, *TINY_FLAGS, "--num_train_epochs", "1"]
+    # Patches of 16 pixels: with the usual 4, a square of 224 has 3,136 tokens.
+    backbone = BACKBONE.replace("image_size: 16", "image_size: 32").replace("patch_size: 4", "patch_size: 16")
+    flags = ["--dataset_name", "csv", "--data_dir", photo_table, *TINY_FLAGS, "--backbone", backbone]
+    flags += ["--num_train_epochs", "1"]
     run_in_process("train", *flags, "--input", kind, "--output_dir", tmp_path / "run")
     assert CharmForAestheticScoring.from_pretrained(tmp_path / "run").config.num_scales == 1
     expected = "original" if kind == "standard" else "random" if kind == "padded" else "frequency"
