@@ -10,11 +10,13 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from support import FIXTURES, photo_path
+from warm_process import warm_process
 
 
 ROOT = Path(__file__).parent.parent
@@ -52,20 +54,15 @@ def furnish(folder: Path) -> None:
     shutil.copy(FIXTURES / "legacy" / "legacy_aadb_pos.pt", folder / "dino_small_pos.pt")
 
 
-def environment(folder: Path) -> dict[str, str]:
+@pytest.fixture(scope="module")
+def variables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The shell finds `charm-hf` and `python` of this environment, and the package of this checkout."""
-    commands = folder / ".commands"
-    commands.mkdir()
-    for name, target in {
-        "charm-hf": "-m charm_hf_cli",
-        "python": "",
-        "accelerate": "-m accelerate.commands.accelerate_cli",
-    }.items():
-        script = commands / name
-        script.write_text(f'#!/bin/sh\nexec "{sys.executable}" {target} "$@"\n')
+    own = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
+    with warm_process(tmp_path_factory.mktemp("commands"), **own) as commands:
+        script = commands / "accelerate"
+        script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m accelerate.commands.accelerate_cli "$@"\n')
         script.chmod(0o755)
-    path = os.pathsep.join([str(commands), os.environ["PATH"]])
-    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
+        yield {**os.environ, **own, "PATH": os.pathsep.join([str(commands), os.environ["PATH"]])}
 
 
 def run(command: list[str], folder: Path, variables: dict[str, str], shown: str) -> None:
@@ -75,9 +72,8 @@ def run(command: list[str], folder: Path, variables: dict[str, str], shown: str)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_code_of_a_page_runs(page: Path, tmp_path: Path) -> None:
+def test_the_code_of_a_page_runs(page: Path, variables: dict[str, str], tmp_path: Path) -> None:
     furnish(tmp_path)
-    variables = environment(tmp_path)
     python: list[str] = []
     for block in blocks_of(page):
         if block.exempt is not None:
@@ -88,7 +84,7 @@ def test_the_code_of_a_page_runs(page: Path, tmp_path: Path) -> None:
             python.append(block.code)
     if python:  # a page's blocks go on from one another
         code = "\n".join(python)
-        run([sys.executable, "-c", code], tmp_path, variables, code)
+        run(["python", "-c", code], tmp_path, variables, code)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -63,7 +63,7 @@ def check_numbers(config: Mapping[str, Any] | PretrainedConfig, path: str = "") 
         elif name in _SHARES and not (_is_real(value) and 0 <= value <= 1):
             raise ValueError(f"{where} must be a number from 0 to 1, got {value!r}.")
         elif name in _LISTS:
-            is_list = isinstance(value, (list, tuple)) and len(value) <= _LISTS[name]
+            is_list = isinstance(value, (list, tuple, range)) and len(value) <= _LISTS[name]
             if not is_list or not all(map(_is_real, value)):
                 raise ValueError(
                     f"{where} must be a list of at most {_LISTS[name]:,} finite numbers, got {_short(value)}."

@@ -20,6 +20,7 @@ CODE = {
     "embeddings_charm.py",
     "camera_files_charm.py",
     "image_formats_charm.py",
+    "limits_charm.py",
     "image_loading_charm.py",
     "image_processing_charm.py",
     "image_urls_charm.py",
