@@ -116,7 +116,7 @@ BACKBONES: dict[str, Backbone] = {
     "deit": Backbone(layers="layers", prefix=("cls_token", "distillation_token")),
     "vit_mae": Backbone(layers="layers"),
     "vit_msn": Backbone(layers="layers"),
-    "ijepa": Backbone(layers="layers", prefix=()),
+    "ijepa": Backbone(layers="layers", prefix=(), licence="cc-by-nc-4.0"),
     "pixio": Backbone(layers="layers", licence="fair-noncommercial-research-license"),
     "tipsv2_vision_model": Backbone(
         prefix=("cls_token", "register_tokens"),

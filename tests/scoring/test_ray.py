@@ -29,13 +29,23 @@ def test_a_datasets_map_adds_the_columns_of_the_table(checkpoint, photos):
         assert (row["width"], row["tokens"]) == (known.width or 0, known.tokens or 0)
 
 
+@pytest.fixture
+def local_cluster():
+    """Address of a Ray cluster on this machine."""
+    ray = pytest.importorskip("ray", reason="needs the extra charm-hf[ray]")
+    yield ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False).address_info["gcs_address"]
+    ray.shutdown()
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # two clusters are started; a busy machine takes minutes for each
-def test_the_ray_example_scores_a_folder_and_parquet_files_on_a_local_cluster(checkpoint, photos, tmp_path):
-    pytest.importorskip("ray", reason="needs the extra charm-hf[ray]")
+@pytest.mark.timeout(900)  # a cluster is started; a busy machine takes minutes for it
+def test_the_ray_example_scores_a_folder_and_parquet_files_on_a_local_cluster(
+    local_cluster, checkpoint, photos, tmp_path
+):
     (photos / "broken.jpg").write_bytes(b"not an image")
     expected = {row.path: row for row in score_images(photos, model=str(checkpoint))}
     command = [sys.executable, str(SCRIPT), "--model", str(checkpoint), "--actors", "2", "--cpus", "0.5"]
+    command += ["--address", local_cluster]
     subprocess.run([*command, str(photos), str(tmp_path / "scores")], check=True, timeout=420)
     rows = pq.read_table(tmp_path / "scores").to_pylist()
     assert {row["path"] for row in rows} == set(expected)
