@@ -21,13 +21,13 @@ class Estimate:
     p: float
 
     def __str__(self) -> str:
-        return f"{self.mean:.2f} ± {self.half:.2f}"
+        return f"{self.mean:.2f} (one run)" if math.isinf(self.half) else f"{self.mean:.2f} ± {self.half:.2f}"
 
     @property
     def signed(self) -> str:
         """With its sign, as a difference."""
         if math.isinf(self.half):
-            return f"{self.mean:.2f} (one run)"
+            return f"{self.mean:+.3f} (one run)"
         return f"{self.mean:+.3f} ± {self.half:.3f}"
 
 

@@ -59,7 +59,7 @@ class PublishedTeacher(nn.Module):
 
 
 def load_teacher(name: str) -> nn.Module:
-    """Make the teacher that a flag names (see the top of this file)."""
+    """Make the teacher that a flag names: a repository, or `module:function` and perhaps `=argument`."""
     if ":" not in name:
         return PublishedTeacher(name).eval().requires_grad_(False)
     path, _, argument = name.partition("=")

@@ -12,6 +12,8 @@ import pytest
 from support import tiny_model, tiny_processor
 from transformers import pipeline
 
+from charm_hf import embedded_model_path
+
 
 CODE = {
     "backbones_charm.py",
@@ -92,6 +94,27 @@ def test_a_checkpoint_loads_without_the_package_and_can_be_saved_again(
         again = run_without_the_package(str(folder), tmp_path / "second" / way, photos, tmp_path / "modules")
         for found in again.values():
             assert found == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_the_embedded_checkpoint_loads_where_the_package_was_not_imported(photos: list[str], tmp_path: Path) -> None:
+    folder = embedded_model_path()
+    expected = [result["score"] for result in pipeline("image-aesthetics", model=folder)(photos[:1])]
+    script = """
+import sys
+from transformers import AutoImageProcessor, AutoModel
+folder, photo = sys.argv[1:]
+assert "charm_hf" not in sys.modules
+model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
+processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
+print(model(**processor(photo)).scores.item())
+"""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path)}
+    environment["PYTHONPATH"] = str(Path(folder).parents[2])
+    command = [sys.executable, "-c", script, folder, photos[0]]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.splitlines()[-1]) == pytest.approx(expected[0], abs=1e-5)
 
 
 def test_the_config_names_code_for_every_auto_class(checkpoint: str) -> None:
