@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from dataset_builders import save_photo, write_csv
 from hub_fixtures import hub, unchecked, xet_to_a_folder  # noqa: F401, fixtures for every test
 from support import photo_path, tiny_model, tiny_processor
+from warm_process import warm_process
 
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -46,6 +48,13 @@ def photo_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows.append([f"{index}.jpg", "ab"[index % 2], "train" if index % 3 else "validation", *votes])
     write_csv(root / "ratings.csv", ["image", "kind", "split", "c1", "c2", "c3", "c4", "c5"], rows)
     return root
+
+
+@pytest.fixture(scope="session")
+def warm_commands() -> Iterator[Path]:
+    """Folder of a `charm-hf` and a `python` that need no seconds to start; see `warm_process`."""
+    with warm_process(PYTHONPATH=str(Path(__file__).parents[1]), ACCELERATE_USE_CPU="true") as folder:
+        yield folder
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -10,13 +10,11 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from support import FIXTURES, photo_path
-from warm_process import warm_process
 
 
 ROOT = Path(__file__).parent.parent
@@ -55,14 +53,14 @@ def furnish(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def variables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def variables(warm_commands: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The shell finds `charm-hf` and `python` of this environment, and the package of this checkout."""
+    script = tmp_path_factory.mktemp("commands") / "accelerate"
+    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m accelerate.commands.accelerate_cli "$@"\n')
+    script.chmod(0o755)
     own = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
-    with warm_process(tmp_path_factory.mktemp("commands"), **own) as commands:
-        script = commands / "accelerate"
-        script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m accelerate.commands.accelerate_cli "$@"\n')
-        script.chmod(0o755)
-        yield {**os.environ, **own, "PATH": os.pathsep.join([str(commands), os.environ["PATH"]])}
+    path = os.pathsep.join([str(warm_commands), str(script.parent), os.environ["PATH"]])
+    return {**os.environ, **own, "PATH": path}
 
 
 def run(command: list[str], folder: Path, variables: dict[str, str], shown: str) -> None:

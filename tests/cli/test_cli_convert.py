@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,12 +16,18 @@ from support import FIXTURES, photo_path
 LEGACY = FIXTURES / "legacy"
 
 
-def charm_hf(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "charm_hf_cli", *map(str, arguments)]
-    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+@pytest.fixture
+def charm_hf(warm_commands: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the command, in another process."""
+
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [str(warm_commands / "charm-hf"), *map(str, arguments)]
+        return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+
+    return run
 
 
-def test_a_released_checkpoint_is_converted_and_scores_as_recorded(tmp_path: Path) -> None:
+def test_a_released_checkpoint_is_converted_and_scores_as_recorded(charm_hf, tmp_path: Path) -> None:
     positions = LEGACY / "legacy_aadb_pos.pt"
     done = charm_hf(
         "convert",
@@ -51,7 +57,7 @@ def test_a_released_checkpoint_is_converted_and_scores_as_recorded(tmp_path: Pat
         (["one.pth"], "Missing argument"),
     ],
 )
-def test_what_cannot_be_converted_is_an_error_with_its_reason(arguments: list, reason: str, tmp_path: Path) -> None:
+def test_what_cannot_be_converted_is_an_error_with_its_reason(charm_hf, arguments: list, reason: str) -> None:
     done = charm_hf("convert", *arguments)
     assert done.returncode == 2
     assert reason in done.stderr

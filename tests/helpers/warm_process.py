@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from importlib import import_module
@@ -94,21 +95,22 @@ def ask(path: str, *command: str) -> int:
 
 
 @contextlib.contextmanager
-def warm_process(folder: Path, **variables: str) -> Iterator[Path]:
+def warm_process(**variables: str) -> Iterator[Path]:
     """Start one; gives a folder with commands named `charm-hf` and `python` that it runs."""
-    path = str(folder / "socket")
-    for name in ("charm-hf", "python"):
-        script = folder / name
-        script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "{__file__}" "{path}" {name} "$@"\n')
-        script.chmod(0o755)
-    with subprocess.Popen([sys.executable, __file__, "serve", path], env={**os.environ, **variables}) as process:
-        try:
-            while not os.path.exists(path):
-                assert process.poll() is None, "the warm process did not start"
-                time.sleep(0.02)
-            yield folder
-        finally:
-            process.kill()
+    with tempfile.TemporaryDirectory(prefix="warm-") as folder:  # a short path: a socket's may have 100 characters
+        path = os.path.join(folder, "socket")
+        for name in ("charm-hf", "python"):
+            script = Path(folder, name)
+            script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "{__file__}" "{path}" {name} "$@"\n')
+            script.chmod(0o755)
+        with subprocess.Popen([sys.executable, __file__, "serve", path], env={**os.environ, **variables}) as process:
+            try:
+                while not os.path.exists(path):
+                    assert process.poll() is None, "the warm process did not start"
+                    time.sleep(0.02)
+                yield Path(folder)
+            finally:
+                process.kill()
 
 
 if __name__ == "__main__":

@@ -30,8 +30,9 @@ def test_a_datasets_map_adds_the_columns_of_the_table(checkpoint, photos):
 
 
 @pytest.fixture
-def local_cluster():
+def local_cluster(monkeypatch):
     """Address of a Ray cluster on this machine."""
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # other tests keep the cores busy
     ray = pytest.importorskip("ray", reason="needs the extra charm-hf[ray]")
     yield ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False).address_info["gcs_address"]
     ray.shutdown()
