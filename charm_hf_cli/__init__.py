@@ -18,7 +18,7 @@ from .pictures import app as pictures
 from .score import app as scoring
 from .select import app as selecting
 from .serve import app as serving
-from .support import put_out
+from .support import for_terminal, put_out
 
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -30,9 +30,7 @@ class _Plain(logging.Formatter):
     """Messages may name files of strangers, whose names a terminal must not obey."""
 
     def format(self, record: logging.LogRecord) -> str:
-        from charm_hf.tables import escape_controls
-
-        return "\n".join(map(escape_controls, super().format(record).split("\n")))
+        return for_terminal(super().format(record))
 
 
 def _print_version(wanted: bool) -> None:

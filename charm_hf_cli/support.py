@@ -14,6 +14,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from .light import without_registration
+
 
 EXIT_ALL_DONE, EXIT_SOME_FAILED, EXIT_USAGE, EXIT_STOPPED = 0, 1, 2, 3
 
@@ -62,13 +64,19 @@ class _JsonLines(logging.Formatter):
         return json.dumps({"level": record.levelname.lower(), "message": record.getMessage()})
 
 
+def for_terminal(text: str) -> str:
+    """Lines of text without what a terminal would obey."""
+    with without_registration():
+        from charm_hf.tables import escape_controls
+
+    return "\n".join(map(escape_controls, text.split("\n")))
+
+
 def say(message: str, level: str = "info", **facts: Any) -> None:
     """Write a message where it does not mix with data: to standard error; `facts` stand beside it in JSON."""
-    from charm_hf.tables import escape_controls
-
     if voice.quiet and level != "error":
         return
-    line = "\n".join(map(escape_controls, message.split("\n")))  # it may name files of strangers
+    line = for_terminal(message)  # it may name files of strangers
     if voice.log_format == "json":
         line = json.dumps({"level": level, "message": message, **facts})
     print(line, file=sys.stderr)  # noqa: T201, this is a command
