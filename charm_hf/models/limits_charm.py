@@ -39,7 +39,7 @@ _SHARES = (
     *("comment_dropout", "drop_path_rate", "initializer_range", "layer_norm_eps"),
 )
 # Lists of finite numbers, and their greatest length.
-_LISTS = {"score_range": 2, "score_values": 1024, "score_quantiles": 100_001}
+_LISTS = {"score_range": 1024, "score_values": 1024, "score_quantiles": 100_001}
 _MOST_WEIGHTS = 4e10
 
 

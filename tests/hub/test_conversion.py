@@ -46,7 +46,7 @@ def assert_scores_as_recorded(folder: str | Path, dataset: str, **where: object)
         assert predicted == pytest.approx(expected["prediction"], abs=1e-4)
 
 
-@pytest.mark.parametrize("hub", ["xet", pytest.param("lfs", marks=pytest.mark.slow)], indirect=True)
+@pytest.mark.parametrize("hub", ["xet"], indirect=True)
 @pytest.mark.slow
 def test_three_commands_lead_from_pickles_to_a_working_repository(released: HubServer, tmp_path: Path) -> None:
     folder = Path(convert_from_hub(AUTHORS, tmp_path / "converted"))

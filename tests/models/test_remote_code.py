@@ -42,34 +42,37 @@ CODE = {
 WITHOUT_THE_PACKAGE = """
 import json, sys
 sys.modules["charm_hf"] = None
-folder, resaved, *photos = sys.argv[1:]
+folders, resaved, *photos = sys.argv[1:]
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
 from transformers import Trainer, TrainingArguments, pipeline
 remote = {"trust_remote_code": True}
-config = AutoConfig.from_pretrained(folder, **remote)
-processor = AutoImageProcessor.from_pretrained(folder, **remote)
 scores = {}
-for auto_class in (AutoModel, AutoModelForImageClassification):
-    model = auto_class.from_pretrained(folder, **remote).eval()
-    assert type(model).__module__.startswith("transformers_modules"), type(model)
-    scores[auto_class.__name__] = [model(**processor(photo)).normalized_scores.item() for photo in photos]
-scorer = pipeline("image-aesthetics", model=folder, **remote)
-scores["pipeline"] = [result["normalized_score"] for result in scorer(photos)]
-model.save_pretrained(resaved + "/by_hand")
-processor.save_pretrained(resaved + "/by_hand")
-arguments = TrainingArguments(output_dir=resaved + "/trainer", report_to="none", use_cpu=True)
-trainer = Trainer(model=model, args=arguments, processing_class=processor)
-trainer.save_model(resaved + "/by_trainer")
-scorer.save_pretrained(resaved + "/by_pipeline")
-print(json.dumps(scores))
+for number, folder in enumerate(folders.split(":")):
+    target = f"{resaved}/{number}"
+    config = AutoConfig.from_pretrained(folder, **remote)
+    processor = AutoImageProcessor.from_pretrained(folder, **remote)
+    for auto_class in (AutoModel, AutoModelForImageClassification):
+        model = auto_class.from_pretrained(folder, **remote).eval()
+        assert type(model).__module__.startswith("transformers_modules"), type(model)
+        scores[folder, auto_class.__name__] = [model(**processor(photo)).normalized_scores.item() for photo in photos]
+    scorer = pipeline("image-aesthetics", model=folder, **remote)
+    scores[folder, "pipeline"] = [result["normalized_score"] for result in scorer(photos)]
+    model.save_pretrained(target + "/by_hand")
+    processor.save_pretrained(target + "/by_hand")
+    arguments = TrainingArguments(output_dir=target + "/trainer", report_to="none", use_cpu=True)
+    trainer = Trainer(model=model, args=arguments, processing_class=processor)
+    trainer.save_model(target + "/by_trainer")
+    scorer.save_pretrained(target + "/by_pipeline")
+print(json.dumps(list(scores.values())))
 """
 
 
-def run_without_the_package(folder: str, resaved: Path, photos: list[str], cache: Path) -> dict[str, list[float]]:
+def run_without_the_package(folders: list[str], resaved: Path, photos: list[str], cache: Path) -> list[list[float]]:
+    """Normalized scores of the photos by each auto class and each folder, which are saved again into `resaved`."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(cache)}
     environment.pop("PYTHONPATH", None)
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_THE_PACKAGE, folder, str(resaved), *photos],
+        [sys.executable, "-c", WITHOUT_THE_PACKAGE, ":".join(folders), str(resaved), *photos],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -85,15 +88,14 @@ def test_a_checkpoint_loads_without_the_package_and_can_be_saved_again(
     checkpoint: str, photos: list[str], tmp_path: Path
 ) -> None:
     expected = [result["normalized_score"] for result in pipeline("image-aesthetics", model=checkpoint)(photos)]
-    scores = run_without_the_package(checkpoint, tmp_path / "first", photos, tmp_path / "modules")
-    for found in scores.values():
-        assert found == pytest.approx(expected, abs=1e-6)
-    for way in ("by_hand", "by_trainer", "by_pipeline"):
-        folder = tmp_path / "first" / way
+    found = run_without_the_package([checkpoint], tmp_path / "first", photos, tmp_path / "modules")
+    folders = [tmp_path / "first" / "0" / way for way in ("by_hand", "by_trainer", "by_pipeline")]
+    for folder in folders:
         assert {path.name for path in folder.glob("*.py")} == CODE
-        again = run_without_the_package(str(folder), tmp_path / "second" / way, photos, tmp_path / "modules")
-        for found in again.values():
-            assert found == pytest.approx(expected, abs=1e-6)
+    found += run_without_the_package(list(map(str, folders)), tmp_path / "second", photos, tmp_path / "modules")
+    assert len(found) == 12
+    for scores in found:
+        assert scores == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.slow

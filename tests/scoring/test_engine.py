@@ -124,7 +124,7 @@ class DeadlyProcessor:
 def test_an_image_that_kills_its_worker_costs_only_itself(scorer_of, many_photos):
     items = [Item.from_file(path) for path in sorted(many_photos.iterdir())[10:22]]
     expected = list(scorer_of().score(items))
-    scorer = scorer_of(num_workers=2, batch_size=4)
+    scorer = scorer_of(num_workers=1, batch_size=4)
     deadly = Scorer(scorer.model, DeadlyProcessor(scorer.processor, "015.jpg"), scorer.options)
     rows = list(deadly.score(items))
     assert [row.path for row in rows] == [row.path for row in expected]
