@@ -214,7 +214,7 @@ def score(
                 source, scorer, table_file, table, restart=restart, ranks=ranks, on_progress=bar.show
             )
             if ranks.is_main:
-                scoring.deliver(table_file, output, shards)
+                scoring.write_output(table_file, output, shards)
     if comments is not None:
         say(f"Comments were found on {scorer.commented:,} of {scorer.photos:,} photos.")
     if scorer.shrunk:

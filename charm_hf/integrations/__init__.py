@@ -13,9 +13,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from ..scoring import Item, Scorer, ScoringOptions, load_for_scoring
-
-
-SCORE, ERROR = "aesthetic_score", "aesthetic_error"
+from ..scoring.entrances import ERROR, SCORE
 
 
 class Rating(NamedTuple):
@@ -51,17 +49,10 @@ class ImageRater:
 
     def __call__(self, images: Sequence[Any]) -> list[Rating]:
         """Rate images: paths, encoded bytes, `{"bytes": …, "path": …}`, PIL images, arrays; `None` gets an error."""
-        items = [
-            Item(
-                image if isinstance(image, str) else f"image {place}",
-                image,
-                error=None if image is not None else _NONE,
-            )
-            for place, image in enumerate(images)
-        ]
+        names = (image if isinstance(image, str) else f"image {place}" for place, image in enumerate(images))
+        errors = ("There is no image." if image is None else None for image in images)
+        items = [Item(name, image, error=error) for name, image, error in zip(names, images, errors, strict=True)]
         return [Rating(row.normalized_score, row.error) for row in self.scorer.score(items)]
 
-
-_NONE = "There is no image."
 
 __all__ = ["ERROR", "SCORE", "ImageRater", "Rating"]

@@ -3,11 +3,11 @@
 from ..tables import check_output
 from .comments import Comments, read_comments
 from .dataset_source import DatasetSource, open_source
-from .delivery import deliver, staged
 from .engine import Scorer, ScoringOptions
 from .entrances import CharmScorer, score_images
 from .items import Item
 from .model_loading import DEMONSTRATION_NOTICE, default_device, load_for_scoring
+from .outputs import staged, write_output
 from .ranks import Ranks
 from .rows import ScoreRow
 from .run import ScoringInterrupted, Summary, TableOptions, chosen_file, score_to_stream, score_to_table
@@ -35,7 +35,6 @@ __all__ = [
     "check_output",
     "chosen_file",
     "default_device",
-    "deliver",
     "expand_shards",
     "list_items",
     "load_for_scoring",
@@ -46,4 +45,5 @@ __all__ = [
     "score_to_stream",
     "score_to_table",
     "staged",
+    "write_output",
 ]

@@ -16,7 +16,9 @@ from .model_loading import load_for_scoring
 from .rows import COLUMN_TYPES, ScoreRow, table_columns
 
 
-# What stands in a batch's column where a row has nothing.
+# How every step of somebody else's pipeline calls the normalized score, and why there is none.
+SCORE, ERROR = "aesthetic_score", "aesthetic_error"
+# What stands in a batch's column where a row has nothing: the first batch decides a column's type, so not `None`.
 _MISSING = {float: np.nan, int: 0, str: ""}
 
 
@@ -120,8 +122,9 @@ class CharmScorer:
         """Score a batch of columns.
 
         Returns:
-            The columns, and beside them those of a table of scores but `path`. Where a row has nothing stands NaN for
-            a score, 0 for a size, and an empty text for the error.
+            The columns, and beside them those of a table of scores but `path`, and `aesthetic_score` in [0, 1] with
+            `aesthetic_error`. Where a row has nothing stands NaN for a score, 0 for a size, and an empty text for the
+            error.
 
         Raises:
             KeyError: if the image column is not there.
@@ -135,4 +138,4 @@ class CharmScorer:
             kind = COLUMN_TYPES[column]
             values = [row.get(column, _MISSING.get(kind)) for row in rows]
             columns[column] = np.array(values) if kind in _MISSING else values
-        return columns
+        return {**columns, SCORE: columns["normalized_score"], ERROR: columns["error"]}

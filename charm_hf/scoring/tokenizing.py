@@ -17,7 +17,8 @@ from .items import Item
 from .rows import ScoreRow, describe_error
 
 
-Tokens = dict[str, torch.Tensor]
+Tokens = dict[str, np.ndarray]
+"""The model's inputs of one view; arrays, which reach other processes through a pipe."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ class Measured:
 
 Placed = tuple[int, Measured]
 """An image and its place in its chunk."""
+Tokenized = tuple[int, "list[Tokens] | None", "str | None"]
+"""An image's place with its views' tokens, or with the reason why it has none."""
 
 
 class TokenBatch(NamedTuple):
@@ -89,7 +92,7 @@ class BatchTokenizer(Dataset):
         processor: the checkpoint's.
         parameters: what it is called with.
         num_views: token sequences an image; they stand side by side in a batch.
-        as_numpy: return arrays, which reach the parent through a pipe, instead of tensors, which need shared memory.
+        as_numpy: give batches of arrays, which reach the parent through a pipe; tensors need shared memory.
         saliency: gives an image's saliency map by its path and size, where regions are selected by it.
     """
 
@@ -108,19 +111,16 @@ class BatchTokenizer(Dataset):
         self.saliency = saliency
 
     def __getitems__(self, batch: list[Placed]) -> TokenBatch:
-        return self.collate(self.tokenize(batch))
+        return self.collate([self.tokenize(image) for image in batch])
 
-    def tokenize(self, batch: list[Placed]) -> list[tuple[int, list[Tokens] | None, str | None]]:
-        """Give each image's place with its views' tokens, or with the reason why it has none."""
-        results: list[tuple[int, list[Tokens] | None, str | None]] = []
-        for place, measured in batch:
-            try:
-                results.append((place, self._views(measured), None))
-            except Exception as error:  # one broken image must not cost the others theirs
-                results.append((place, None, describe_error(error)))
-        return results
+    def tokenize(self, image: Placed) -> Tokenized:
+        """Tokenize an image; one broken image must not cost the others of its batch theirs."""
+        try:
+            return image[0], self._views(image[1]), None
+        except Exception as error:
+            return image[0], None, describe_error(error)
 
-    def collate(self, results: Sequence[tuple[int, list[Tokens] | None, str | None]]) -> TokenBatch:
+    def collate(self, results: Sequence[Tokenized]) -> TokenBatch:
         """Pad the token sequences of a batch to its longest."""
         places = [place for place, views, _ in results if views is not None]
         sequences = [view for _, views, _ in results for view in views or []]
@@ -128,7 +128,8 @@ class BatchTokenizer(Dataset):
         if not sequences:
             return TokenBatch(places, None, errors)
         inputs: dict[str, Any] = {
-            name: pad_sequence([view[name] for view in sequences], batch_first=True) for name in sequences[0]
+            name: pad_sequence([torch.as_tensor(view[name]) for view in sequences], batch_first=True)
+            for name in sequences[0]
         }
         if self.as_numpy:
             inputs = {name: value.numpy() for name, value in inputs.items()}
@@ -152,4 +153,4 @@ class BatchTokenizer(Dataset):
 
     def _tokenize(self, image: Any, given: dict[str, Any]) -> Tokens:
         inputs = self.processor([image], return_tensors="pt", **given)
-        return {name: value[0] for name, value in inputs.items()}
+        return {name: value[0].numpy() for name, value in inputs.items()}

@@ -9,17 +9,18 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, suppress
 from itertools import chain
 from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
-from .tokenizing import BatchTokenizer, Placed, TokenBatch
+from .tokenizing import BatchTokenizer, Placed, TokenBatch, Tokenized
 
 
 logger = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ def end_with_parent() -> None:
 def begin_work(worker_id: int = 0) -> None:
     """What a worker process does first."""
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
     end_with_parent()
 
@@ -82,24 +84,74 @@ def _loader(
     )
 
 
-def _tokenize_guarded(tokenizer: BatchTokenizer, batches: Iterable[list[Placed]]) -> Iterator[TokenBatch]:
-    """Tokenize images one by one in a process that may die; one that kills it gets an error."""
-    pool = None
-    try:
-        for batch in batches:
-            results = []
-            for image in batch:
-                pool = pool or ProcessPoolExecutor(1, get_context("spawn"), initializer=begin_work)
-                try:
-                    results += pool.submit(tokenizer.tokenize, [image]).result()
-                except BrokenProcessPool:
-                    results.append((image[0], None, _DIED))
-                    pool.shutdown()
-                    pool = None
-            yield tokenizer.collate(results)
-    finally:
-        if pool is not None:
-            pool.shutdown()
+def _tokenize_for(parent: Connection, tokenizer: BatchTokenizer) -> None:
+    begin_work()
+    with suppress(EOFError, OSError):  # it wants nothing more
+        while True:
+            parent.send(tokenizer.tokenize(parent.recv()))
+
+
+class TokenizingProcess:
+    """A process that tokenizes one image after the other; an image that kills it twice gets an error.
+
+    It has a pipe of its own: in a queue that several processes write to, half an answer of a dead one blocks all.
+    """
+
+    def __init__(self, tokenizer: BatchTokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.start()
+
+    def start(self) -> None:
+        """Start it, or another in its place."""
+        context = get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_tokenize_for, args=(theirs, self.tokenizer), daemon=True)
+        self._process.start()
+        theirs.close()  # so that the pipe ends when the process does
+
+    def tokenize(self, image: Placed) -> Tokenized:
+        """As [`BatchTokenizer.tokenize`]."""
+        for _ in range(2):
+            try:
+                self._pipe.send(image)
+                return self._pipe.recv()
+            except (EOFError, OSError):
+                self.close()
+                self.start()
+        return image[0], None, _DIED
+
+    def close(self) -> None:
+        """End the process after its image."""
+        self._pipe.close()
+        self._process.join()
+
+
+class TokenizingProcesses:
+    """Processes that tokenize for many threads; if there are none, the threads do, and end with a decoder's crash."""
+
+    def __init__(self, tokenizer: BatchTokenizer, count: int) -> None:
+        self.tokenizer, self.count = tokenizer, count
+        self._idle: SimpleQueue[TokenizingProcess] = SimpleQueue()
+
+    def start(self) -> None:
+        """Start them, which takes seconds, before the first image comes."""
+        for _ in range(self.count):
+            self._idle.put(TokenizingProcess(self.tokenizer))
+
+    def tokenize(self, image: Placed) -> Tokenized:
+        """As [`BatchTokenizer.tokenize`]."""
+        if not self.count:
+            return self.tokenizer.tokenize(image)
+        process = self._idle.get()
+        try:
+            return process.tokenize(image)
+        finally:
+            self._idle.put(process)
+
+    def close(self) -> None:
+        """End them after their images."""
+        for _ in range(self.count):
+            self._idle.get().close()
 
 
 def tokenize_batches(
@@ -148,4 +200,6 @@ def tokenize_batches(
             logger.warning("A worker process died; going on image by image where it stopped (%s).", error)
         lost = list(underway)
         underway.clear()
-        yield from _tokenize_guarded(tokenizer, lost)
+        with closing(TokenizingProcess(tokenizer)) as process:
+            for batch in lost:
+                yield tokenizer.collate([process.tokenize(image) for image in batch])

@@ -54,8 +54,8 @@ def test_progress_moves_though_a_batch_takes_long(score, monkeypatch):
     monkeypatch.setenv("CHARM_HF_LOG_FORMAT", "json")
     _, _, messages = score(photo_path("coffee"), photo_path("chelsea"), "--batch-size", 1)
     moves = [line for line in map(json.loads, messages.splitlines()) if line.get("event") == "progress"]
-    assert moves[0]["finished"] == 0  # said before the first batch was done
-    assert len(moves) >= 4
+    assert moves[0]["finished"] == 0  # said before the first batch was done,
+    assert len(moves) >= 4  # and again within every two seconds of the five
     left = next(line["seconds_left"] for line in moves if line["finished"] == 1)
     assert left / 2 < 2.5 < left * 2.5
 
@@ -76,5 +76,6 @@ def test_wrong_usage_is_one_line_and_exit_code_2(score, arguments, said):
         pytest.skip("there is a GPU")
     code, table, messages = score(photo_path("coffee"), *arguments)
     assert (code, table) == (2, "")
-    assert said in messages
-    assert "Traceback" not in messages
+    *before, line = messages.splitlines()
+    assert said in line
+    assert not before or before[0].startswith("Usage: ")  # typer's own, of an option

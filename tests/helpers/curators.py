@@ -1,7 +1,8 @@
 """Stand-ins for curation packages that are too heavy for the test environment, with their documented interfaces only.
 
-Data-Juicer pulls in 30 packages (streamlit, uv, …), NeMo Curator the Ray and Xenna runtimes, FiftyOne a MongoDB
-server, pyiqa torchvision and OpenCV. Where the real package is installed, it is used, by the same tests.
+Data-Juicer pulls in 30 packages (streamlit, …), NeMo Curator the Xenna runtime, FiftyOne a MongoDB server, pyiqa its
+own torch with torchvision and OpenCV. Where the real package is installed, it is used, by the same tests:
+`.ci/curators`.
 """
 
 from __future__ import annotations
@@ -9,10 +10,13 @@ from __future__ import annotations
 import importlib
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 import torch
+from PIL import Image
 
 
 X, Y = TypeVar("X"), TypeVar("Y")
@@ -67,12 +71,47 @@ class ImageBatch:
     data: list[ImageObject] = field(default_factory=list)
 
 
+class Pipeline:
+    def __init__(self, name: str, stages: list[Any]) -> None:
+        self.stages = stages
+
+    def run(self, initial_tasks: list[ImageBatch]) -> list[ImageBatch]:
+        for stage in self.stages:
+            stage.setup()
+            initial_tasks = [stage.process(task) for task in initial_tasks]
+        return initial_tasks
+
+
+class Samples(list):
+    """Samples of FiftyOne: a dataset, or a view of one."""
+
+    @classmethod
+    def from_images_dir(cls, folder: str) -> Samples:
+        return cls({"filepath": str(path)} for path in sorted(Path(folder).glob("*.jpg")))
+
+    def apply_model(self, model: Any, label_field: str, batch_size: int) -> None:
+        for start in range(0, len(self), batch_size):
+            batch = self[start : start + batch_size]
+            images = [np.asarray(Image.open(sample["filepath"])) for sample in batch]
+            for sample, labels in zip(batch, model.predict_all(images), strict=True):
+                sample |= {f"{label_field}_{name}": label for name, label in labels.items()}
+
+    def sort_by(self, field: str, reverse: bool) -> Samples:
+        name, attribute = field.split(".")
+        return Samples(sorted(self, key=lambda sample: getattr(sample[name], attribute), reverse=reverse))
+
+    def first(self) -> dict[str, Any]:
+        return self[0]
+
+
 def create_metric(name: str, as_loss: bool = False, device: Any = None, **options: Any) -> Any:
     configs = sys.modules["pyiqa.default_model_configs"].DEFAULT_CONFIGS
     archs = sys.modules["pyiqa.utils.registry"].ARCH_REGISTRY
     net = archs[configs[name]["metric_opts"]["type"]](**options).to(device)
 
-    def metric(images: torch.Tensor) -> torch.Tensor:
+    def metric(images: torch.Tensor | str) -> torch.Tensor:
+        if isinstance(images, str):
+            images = torch.from_numpy(np.array(Image.open(images))).permute(2, 0, 1)[None] / 255
         with torch.set_grad_enabled(as_loss):
             return net(images).mean() if as_loss else net(images)
 
@@ -85,11 +124,13 @@ _STAND_INS: dict[str, dict[str, dict[str, Any]]] = {
         "data_juicer.utils.constant": {"Fields": SimpleNamespace(stats="__dj__stats__")},
     },
     "nemo_curator": {
+        "nemo_curator.pipeline": {"Pipeline": Pipeline},
         "nemo_curator.stages.base": {"ProcessingStage": ProcessingStage},
         "nemo_curator.stages.resources": {"Resources": Resources},
         "nemo_curator.tasks": {"ImageBatch": ImageBatch, "ImageObject": ImageObject},
     },
     "fiftyone": {
+        "fiftyone": {"Dataset": Samples},
         "fiftyone.core.labels": {"Regression": SimpleNamespace},
         "fiftyone.core.models": {"Model": object},
     },
@@ -113,7 +154,7 @@ def adapter(host: str, monkeypatch: Any) -> ModuleType:
             module = sys.modules.get(".".join(parts[:end])) or ModuleType(".".join(parts[:end]))
             monkeypatch.setitem(sys.modules, module.__name__, module)
         vars(sys.modules[name]).update(contents)
-    monkeypatch.delitem(sys.modules, f"charm_hf.integrations.{host}", raising=False)
-    found = importlib.import_module(f"charm_hf.integrations.{host}")
-    monkeypatch.setitem(sys.modules, found.__name__, found)
-    return found
+    name = f"charm_hf.integrations.{host}"
+    monkeypatch.setitem(sys.modules, name, None)  # so that it is forgotten after the test
+    del sys.modules[name]
+    return importlib.import_module(name)

@@ -1,15 +1,28 @@
+import json
+import os
 import pickle
+import re
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from curators import adapter
 from PIL import Image
 
 from charm_hf.integrations import ImageRater
 from charm_hf.scoring import score_images
+
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
 
 
 @pytest.fixture(scope="module")
@@ -116,3 +129,43 @@ def test_pyiqa_has_one_more_metric_which_is_differentiable_as_a_loss(checkpoint,
     image.requires_grad_(True)
     create("charm", as_loss=True, device=torch.device("cpu"), model=checkpoint)(image).backward()
     assert image.grad.abs().sum() > 0
+
+
+def lines_of_the_page(host: str, language: str = "python") -> str:
+    """The code that docs/pipelines.md shows for a host."""
+    page = (ROOT / "docs" / "pipelines.md").read_text(encoding="utf-8")
+    _, section = re.split(rf"^### {host}$", page, flags=re.M)
+    return re.search(rf"^```{language}\n(.*?)^```", section, re.M | re.S)[1]
+
+
+@pytest.mark.parametrize(
+    ("host", "name"), [("nemo_curator", "NeMo Curator"), ("fiftyone", "FiftyOne"), ("pyiqa", "pyiqa")]
+)
+def test_the_lines_of_the_page_run(host, name, monkeypatch, capsys):
+    shown = [str(path) for path in Path("examples/photos").glob("*.jpg" if host == "fiftyone" else "coffee.jpg")]
+    best = max(rating.score for rating in ImageRater(device="cpu")(shown))
+    adapter(host, monkeypatch)
+    try:
+        exec(lines_of_the_page(name), {})
+    except Exception as error:
+        if type(error).__name__ != "FiftyOneConfigError":
+            raise
+        pytest.skip(f"FiftyOne has no database here: {error}")
+    assert str(best)[:5] in capsys.readouterr().out
+
+
+def test_the_recipe_of_the_page_is_one_for_data_juicer(monkeypatch, tmp_path):
+    data_juicer = adapter("data_juicer", monkeypatch)
+    recipe = yaml.safe_load(lines_of_the_page("Data-Juicer", "yaml"))
+    ((name, options),) = recipe["process"][0].items()
+    assert name == data_juicer.NAME
+    keep = data_juicer.CharmAestheticsFilter(**options)
+    samples = {"images": [["examples/photos/coffee.jpg"]], "__dj__stats__": [{}]}
+    assert list(keep.process(keep.compute_stats(samples))) == [True]
+    command = Path(sys.executable).with_name("dj-process")
+    if command.exists():
+        photo = os.path.abspath("examples/photos/coffee.jpg")
+        (tmp_path / "photos.jsonl").write_text(json.dumps({"text": "", "images": [photo]}))
+        (tmp_path / "recipe.yaml").write_text(lines_of_the_page("Data-Juicer", "yaml"))
+        subprocess.run([command, "--config", "recipe.yaml"], cwd=tmp_path, check=True)
+        assert photo in (tmp_path / "chosen.jsonl").read_text()

@@ -21,11 +21,13 @@ def test_a_datasets_map_adds_the_columns_of_the_table(checkpoint, photos):
     expected = list(score_images(paths, model=str(checkpoint)))
     assert scored["label"] == list(range(5))
     for row, known in zip(scored, expected, strict=True):
-        assert row["error"] == (known.error or "")
+        assert row["error"] == row["aesthetic_error"] == (known.error or "")
         if known.score is None:
             assert math.isnan(row["score"])
+            assert math.isnan(row["aesthetic_score"])
         else:
             assert row["score"] == pytest.approx(known.score, abs=2e-5)
+            assert row["aesthetic_score"] == pytest.approx(known.normalized_score, abs=2e-5)
         assert (row["width"], row["tokens"]) == (known.width or 0, known.tokens or 0)
 
 

@@ -1,12 +1,11 @@
 import os
-import signal
 import threading
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
+from benchmarks.serving import main
 from charm_hf.scoring import Scorer, ScoringOptions, load_for_scoring, score_images
 
 
@@ -142,21 +141,8 @@ def test_the_interface_is_described(serve):
 
 
 @pytest.mark.slow
-def test_nothing_is_lost_when_workers_are_killed(serve, photos):
-    client = serve(ServiceLimits(max_seconds=600), num_workers=2)
-    results = []
-
-    def ask() -> None:
-        results.extend(client.post("/score", files=files(*photos) * 4).json()["results"])
-
-    clients = [threading.Thread(target=ask) for _ in range(3)]
-    ask()
-    for thread in clients:
-        thread.start()
-    for child in psutil.Process().children(recursive=True):
-        if "spawn_main" in " ".join(child.cmdline()):
-            child.send_signal(signal.SIGKILL)
-    for thread in clients:
-        thread.join()
-    assert len(results) == 48
-    assert all("score" in told for told in results)
+def test_under_load_nothing_is_lost_when_worker_processes_are_killed(capsys):
+    main(["--model-size", "tiny", "--images", "24", "--rounds", "1"])
+    *table, answered = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in table[3:]] == ["1", "4", "16"]
+    assert answered == "worker processes killed: 24 of 24 answered"

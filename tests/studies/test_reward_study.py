@@ -3,7 +3,8 @@ from pathlib import Path
 import torch
 
 from charm_hf import AestheticReward
-from studies.reward.run import climb, study
+from studies.results import read_rows
+from studies.reward.run import RESULTS, climb, study
 
 
 def test_climbing_stays_within_its_bound_and_raises_what_is_climbed(checkpoint, photos):
@@ -17,3 +18,12 @@ def test_climbing_stays_within_its_bound_and_raises_what_is_climbed(checkpoint, 
     assert float(rows[0][1]) > 0
     assert len(shown) == 4
     assert len({picture.shape for picture in shown}) == 1
+
+
+def test_the_page_says_what_was_measured_and_shows_it():
+    page = Path(__file__).parents[2] / "docs" / "pipelines.md"
+    text = page.read_text(encoding="utf-8")
+    for row in read_rows(RESULTS):
+        assert f"| {' | '.join(row.values())} |" in text
+    assert "python -m studies.reward.run" in text
+    assert (page.parent / "images" / "reward.jpg").stat().st_size > 10_000

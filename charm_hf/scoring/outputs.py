@@ -42,7 +42,7 @@ def staged(output: str) -> Path:
     return cache / hashlib.sha256(name.encode()).hexdigest()[:16] / table
 
 
-def deliver(table: Path, output: str, shards: Iterable[str]) -> None:
+def write_output(table: Path, output: str, shards: Iterable[str]) -> None:
     """Bring a staged table to its output, and remove it.
 
     Args:
