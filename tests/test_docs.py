@@ -5,6 +5,7 @@ A block is exempt under `<!-- not run: REASON -->`; `<!-- ci: NAME -->` marks th
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 import shutil
@@ -63,9 +64,15 @@ def variables(warm_commands: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return {**os.environ, **own, "PATH": path}
 
 
-def run(command: list[str], folder: Path, variables: dict[str, str], shown: str) -> None:
+def run(command: list[str], folder: Path, variables: dict[str, str], shown: str) -> str:
     done = subprocess.run(command, cwd=folder, env=variables, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     assert done.returncode == 0, f"{shown}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    return done.stdout
+
+
+def cells_of(table: str) -> list[str | float]:
+    cells = [cell for row in csv.reader(table.splitlines()) for cell in row]
+    return [round(float(cell), 3) if re.fullmatch(r"-?\d+\.\d+", cell) else cell for cell in cells]
 
 
 @pytest.mark.slow
@@ -73,11 +80,14 @@ def run(command: list[str], folder: Path, variables: dict[str, str], shown: str)
 def test_the_code_of_a_page_runs(page: Path, variables: dict[str, str], tmp_path: Path) -> None:
     furnish(tmp_path)
     python: list[str] = []
+    printed = ""
     for block in blocks_of(page):
         if block.exempt is not None:
             continue
         if block.language == "bash":
-            run(["bash", "-euo", "pipefail", "-c", block.code], tmp_path, variables, block.code)
+            printed = run(["bash", "-euo", "pipefail", "-c", block.code], tmp_path, variables, block.code)
+        elif block.language == "text" and block.code.startswith("path,score"):
+            assert cells_of(block.code) == cells_of(printed)
         elif block.language == "python":
             python.append(block.code)
     if python:  # a page's blocks go on from one another

@@ -114,16 +114,12 @@ def require_mostly_good(path: Path, num_good: int, malformed: list[LeftOut], exp
 
 def require_folder(path: Path, what: str) -> Path:
     """Return `path`, or raise an error that tells what stands in its place."""
-    if path.exists() and not path.is_dir():
-        raise ValueError(f"{what}: expected a folder, found a file: {path}.")
-    return _require(path, what, "folder")
+    return _require(path, what, "folder", path.is_dir())
 
 
 def require_file(path: Path, what: str) -> Path:
     """Return `path`, or raise an error that tells what lies beside it."""
-    if path.is_dir():
-        raise ValueError(f"{what}: expected a file, found a folder: {path}.")
-    return _require(path, what, "file")
+    return _require(path, what, "file", path.exists() and not path.is_dir())
 
 
 def to_floats(cells: Sequence[object]) -> np.ndarray:
@@ -154,9 +150,11 @@ def _to_float(cell: object) -> float:
         return float("nan")
 
 
-def _require(path: Path, what: str, kind: str) -> Path:
-    if path.exists():
+def _require(path: Path, what: str, kind: str, fits: bool) -> Path:
+    if fits:
         return path
+    if path.exists():
+        raise ValueError(f"{what}: expected a {kind}, found a {'file' if kind == 'folder' else 'folder'}: {path}.")
     parent = path.parent
     while not parent.is_dir():
         parent = parent.parent

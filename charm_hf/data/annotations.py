@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -51,29 +51,12 @@ class Annotations:
         )
 
 
-class Reader(Protocol):
-    """What a dataset's module provides: made from the folder and the options of that dataset."""
-
-    name: str
-    test_size: float | None  # share of a seeded test part where the authors made no split; None: no test part
-
-    def official_splits(self) -> tuple[str, ...]:
-        """Splits that the dataset's own files tell apart; empty where there are none."""
-
-    def read(self, part: str) -> Annotations:
-        """Rows of an official split, or of the whole dataset where there is none."""
-
-
 def to_dataset(
     annotations: Annotations, split: str, verify: str | None, cache_dir: Path
 ) -> tuple[Dataset, DatasetReport]:
-    """Leave out the rows that cannot be used, and map the rest.
+    """Leave out the rows of a split that cannot be used, and map the rest to a table in `cache_dir`.
 
-    Args:
-        annotations: rows of one split.
-        split: its name.
-        verify: how images are checked: `"exists"`, `"decode"` or `None`.
-        cache_dir: where the mapped table is written.
+    Images are checked as `verify` says: `"exists"`, `"decode"` or `None`.
 
     Raises:
         ValueError: if no row is left; the message holds the report.

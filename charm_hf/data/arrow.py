@@ -27,13 +27,8 @@ def default_cache_dir() -> Path:
 def write_mapped(table: pa.Table, info: DatasetInfo, split: NamedSplit, cache_dir: Path) -> Dataset:
     """Write a table to a file named by its content and map that file; the same content is written once.
 
-    A cache folder that cannot be written to costs a warning and the memory of the table.
-
-    Args:
-        table: columns of `info.features`.
-        info: what the dataset knows about itself.
-        split: name of the split.
-        cache_dir: folder of the file.
+    Its columns are those of `info.features`. A cache folder that cannot be written to costs a warning and the memory
+    of the table.
     """
     table = table.cast(info.features.arrow_schema)
     sink = pa.BufferOutputStream()

@@ -103,11 +103,13 @@ def load_ava_comments(path: str | os.PathLike[str], image_ids: Collection[str] |
         for line in filter(str.strip, lines):
             total += 1
             fields = line.split("#")
-            image_id = _integer(fields[1]) if len(fields) > 1 else None
-            if image_id is None:
+            try:
+                image_id = str(_image_id(fields[1]))
+            except (IndexError, ValueError):
                 skipped += 1
-            elif image_ids is None or str(image_id) in image_ids:
-                comments.setdefault(str(image_id), []).extend(text for field in fields[2:] if (text := field.strip()))
+                continue
+            if image_ids is None or image_id in image_ids:
+                comments.setdefault(image_id, []).extend(text for field in fields[2:] if (text := field.strip()))
     if skipped:
         logger.warning("%s: skipped %d of %d lines, their second field is no image id.", file, skipped, total)
     if skipped == total:
@@ -115,11 +117,8 @@ def load_ava_comments(path: str | os.PathLike[str], image_ids: Collection[str] |
     return comments
 
 
-def _integer(text: str) -> int | None:
-    try:
-        return int(text.strip().removesuffix(".jpg"))
-    except ValueError:
-        return None
+def _image_id(text: str) -> int:
+    return int(text.strip().removesuffix(".jpg"))
 
 
 def _read_ratings(path: Path) -> tuple[np.ndarray, np.ndarray, list[LeftOut]]:
@@ -138,14 +137,7 @@ def _rating(line: str) -> list[int]:
 
 def _read_test_ids(path: Path) -> set[int]:
     """Ids of the official test list, one a line."""
-    ids, strange = parse_lines(path, _test_id, "one image id a line")
+    ids, strange = parse_lines(path, _image_id, "one image id a line")
     if strange:
         logger.warning("%s: skipped %d lines without an image id, the first %s.", path, len(strange), strange[0])
     return set(ids)
-
-
-def _test_id(line: str) -> int:
-    image_id = _integer(line)
-    if image_id is None:
-        raise ValueError(repr(line))
-    return image_id

@@ -54,13 +54,12 @@ class ColumnOptions:
     id_column: str | None = None
     extra_columns: Sequence[str] | None = None
 
-    def annotate(self, columns: Columns, name: str, folder: Path) -> Annotations:
-        """Rows of a table.
+    test_size: ClassVar[None] = None
 
-        Args:
-            columns: the table.
-            name: what the dataset is called.
-            folder: where relative file names start; its folder `images`, if there is one, comes first.
+    def annotate(self, columns: Columns, name: str, folder: Path) -> Annotations:
+        """Rows of a table of the dataset `name`.
+
+        Relative file names start at the folder; its folder `images`, if there is one, comes first.
         """
         known = None if columns.dataset is None else get_label_scale(columns.dataset)
         image = find_column(columns.names, "path", columns.source, self.image_column, "`image_column=`")
@@ -141,8 +140,6 @@ class TableReader(ColumnOptions):
     root: Path
     split_column: str | None = field(default=None, kw_only=True)
 
-    test_size: ClassVar[None] = None
-
     @property
     def name(self) -> str:
         """Name of the table or folder."""
@@ -184,8 +181,6 @@ class HubReader(ColumnOptions):
     source: str
     root: Path | None = None
     load_options: dict[str, Any] = field(default_factory=dict, kw_only=True)
-
-    test_size: ClassVar[None] = None
 
     @property
     def name(self) -> str:

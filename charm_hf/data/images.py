@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import unicodedata
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,24 +26,6 @@ _URL_PREFIXES = ("http://", "https://", "hf://")
 _CHUNK = 1024
 
 Faults = dict[int, str]  # row -> what is wrong with its image
-
-
-class ImageSource(Protocol):
-    """Images of the rows of a table, one a row."""
-
-    def __len__(self) -> int: ...
-
-    def take(self, rows: np.ndarray) -> ImageSource:
-        """The images of some rows."""
-
-    def in_folder(self, folder: Path) -> ImageSource:
-        """The same images, looked for in another folder."""
-
-    def check(self, verify: str | None) -> tuple[ImageSource, Faults, Faults]:
-        """Look the images up: the images as found, rows whose image is missing, and rows whose image is broken."""
-
-    def to_dataset(self, labels: pa.Table, info: DatasetInfo, split: NamedSplit, cache_dir: Path) -> Dataset:
-        """A memory-mapped dataset of the images as a lazy `image` column, and of the columns of `info.features`."""
 
 
 def fold_name(name: str) -> str:
@@ -202,6 +185,9 @@ class EmbeddedImages:
         return absent
 
 
+ImageSource = FolderImages | EmbeddedImages  # images of the rows of a table, one a row
+
+
 def image_fields(batch: pa.Table) -> tuple[pa.Array, pa.Array]:
     """Bytes and paths of the column `image`, both null where the whole image is (which `field` would overlook)."""
     images = batch.column("image").combine_chunks()
@@ -222,21 +208,11 @@ def find_undecodable(images: Iterable[tuple[int, Any]]) -> Faults:
 
     faults: Faults = {}
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool, tqdm(desc="decoding images", unit="img") as bar:
-        for chunk in _chunks(images):
+        rows = iter(images)
+        while chunk := list(itertools.islice(rows, _CHUNK)):
             faults |= {row: text for row, text in pool.map(reason, chunk) if text is not None}
             bar.update(len(chunk))
     return faults
-
-
-def _chunks(items: Iterable[tuple[int, Any]]) -> Iterable[list[tuple[int, Any]]]:
-    chunk = []
-    for item in items:
-        chunk.append(item)
-        if len(chunk) == _CHUNK:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
 
 
 def _find(index: FolderIndex, bases: list[str], file: str) -> str | None:

@@ -62,12 +62,8 @@ class Koniq10kReader(PublishedReader):
         return annotations.take(np.flatnonzero(sets == self.splits[part]))
 
     def _read_table(self) -> Columns:
-        if self.annotation_file is not None:
-            path = Path(self.annotation_file)
-        elif (self.root / _WITH_SETS).is_file() or not (self.root / _WITHOUT_SETS).is_file():
-            path = self.root / _WITH_SETS
-        else:
-            path = self.root / _WITHOUT_SETS
+        there = [name for name in (_WITH_SETS, _WITHOUT_SETS) if (self.root / name).is_file()]
+        path = Path(self.annotation_file or self.root / (there or [_WITH_SETS])[0])
         table = read_columns(require_file(path, f"{self.name} (this or {_WITHOUT_SETS})"))
         table.require("image_name", "MOS")
         if ("set" in table.names) == ("MOS_zscore" in table.names):

@@ -77,12 +77,9 @@ def normalize_distributions(counts: np.ndarray) -> np.ndarray:
 def find_label_faults(
     scores: np.ndarray, score_range: tuple[float, float] | None, counts: np.ndarray | None = None
 ) -> dict[int, str]:
-    """Row -> what is wrong with its label.
+    """Row -> what is wrong with its label: one of N scores, NaN where the table has no number.
 
-    Args:
-        scores: (N,) scores; NaN where the table has no number.
-        score_range: lowest and highest possible score; `None` lets every finite score pass.
-        counts: (N, K) votes a bin, if any: none may be negative or NaN, and a row needs at least one vote.
+    Without a range every finite score passes. Of (N, K) votes a bin none may be negative or NaN, and a row needs one.
     """
     faults: dict[int, str] = {}
     if counts is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 # Why a row is left out, in the order in which rows are looked at: a row counts once, under the first that applies.
@@ -25,6 +25,10 @@ class LeftOut(NamedTuple):
     detail: str
 
 
+def _count(reason: str) -> Any:
+    return property(lambda report: len(report.left_out[reason]), doc=f"Number of rows left out: {REASONS[reason]}.")
+
+
 @dataclass
 class DatasetReport:
     """Rows of one split of one dataset, kept and left out; `str(report)` is for people.
@@ -38,6 +42,7 @@ class DatasetReport:
         left_out: reason (a key of `REASONS`) -> every row left out for it.
         label_range: lowest and highest kept score; `None` when no row was kept.
         score_range: lowest and highest possible score in the dataset's own units; `None` when nobody told.
+        malformed, out_of_range, duplicated, missing, unreadable: how many rows were left out, by reason.
         split_files: files that hold the seeded parts, written by this call or read from an earlier one.
     """
 
@@ -50,30 +55,7 @@ class DatasetReport:
     score_range: tuple[float, float] | None = None
     split_files: list[str] = field(default_factory=list)
 
-    @property
-    def malformed(self) -> int:
-        """Number of rows of another shape than the format's."""
-        return len(self.left_out["malformed"])
-
-    @property
-    def out_of_range(self) -> int:
-        """Number of rows whose label is outside the range, not a number, or a distribution without votes."""
-        return len(self.left_out["out_of_range"])
-
-    @property
-    def duplicated(self) -> int:
-        """Number of rows whose image was seen in an earlier row."""
-        return len(self.left_out["duplicated"])
-
-    @property
-    def missing(self) -> int:
-        """Number of rows without an image file."""
-        return len(self.left_out["missing"])
-
-    @property
-    def unreadable(self) -> int:
-        """Number of rows whose image file does not decode; 0 unless `verify="decode"`."""
-        return len(self.left_out["unreadable"])
+    malformed, out_of_range, duplicated, missing, unreadable = map(_count, REASONS)
 
     def add(self, reason: str, rows: Iterable[LeftOut]) -> None:
         """Record rows that are left out for `reason`."""

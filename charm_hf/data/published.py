@@ -37,6 +37,10 @@ class PublishedReader:
         """Splits of the authors."""
         return tuple(self.splits)
 
+    def read(self, part: str) -> Annotations:
+        """Rows of an official split, or of the whole dataset where there is none."""
+        raise NotImplementedError
+
     def file(self, name: str) -> Path:
         """A file of the download.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -12,7 +13,7 @@ import numpy as np
 from datasets import Dataset
 
 from .aadb import AadbReader
-from .annotations import Annotations, Reader, to_dataset
+from .annotations import Annotations, to_dataset
 from .arrow import default_cache_dir
 from .ava import AvaReader
 from .generic import HubReader, TableReader
@@ -20,6 +21,7 @@ from .images import VERIFY
 from .koniq10k import Koniq10kReader
 from .left_out import DatasetReport
 from .para import ParaReader
+from .published import PublishedReader
 from .scored import BaidReader, Tad66kReader
 from .spaq import SpaqReader
 from .splits import default_split_folders, seeded_part
@@ -44,6 +46,8 @@ _READERS: dict[str, Any] = {
 _BUILDERS = ("arrow", "imagefolder", "json", "parquet", "webdataset")
 
 PathLike = str | os.PathLike[str]
+# Made from a folder and options; gives `official_splits()`, empty where there are none, and the rows of one by `read`.
+Reader = PublishedReader | TableReader | HubReader
 
 
 @overload
@@ -123,7 +127,8 @@ def load_aesthetic_dataset(
     if verify not in VERIFY:
         raise ValueError(f'Expected verify to be "exists", "decode" or None, got {verify!r}.')
     reader = _make_reader(name, None if root is None else Path(root), options)
-    seeded = _SeededSplits(reader, validation_size, test_size, seed, _split_folders(root, splits_dir))
+    folders = [Path(splits_dir)] if splits_dir is not None else default_split_folders(root)
+    seeded = _SeededSplits(reader, validation_size, test_size, seed, folders)
     annotations = seeded.read(split)
     if image_dir is not None:
         annotations.images = annotations.images.in_folder(Path(image_dir))
@@ -134,30 +139,27 @@ def load_aesthetic_dataset(
     return (dataset, report) if return_report else dataset
 
 
+@dataclass
 class _SeededSplits:
     """Official splits where there are any, seeded ones where there are none."""
 
-    def __init__(
-        self,
-        reader: Reader,
-        validation_size: float | int | None,
-        test_size: float | int | None,
-        seed: int,
-        folders: list[Path],
-    ) -> None:
-        self.reader = reader
-        self.official = reader.official_splits()
-        self.validation_size = validation_size
-        self.test_size = reader.test_size if test_size is None else test_size
-        self.seed = seed
-        self.folders = folders
-        self.files: list[Path] = []
-        if self.official and test_size is not None:
+    reader: Reader
+    validation_size: float | int | None
+    test_size: float | int | None
+    seed: int
+    folders: list[Path]
+    files: list[Path] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        reader, self.official = self.reader, self.reader.official_splits()
+        if self.official and self.test_size is not None:
             raise ValueError(
                 f"{reader.name} has the official splits {', '.join(self.official)}: `test_size` must not be given."
             )
-        if "validation" in self.official and validation_size is not None:
+        if "validation" in self.official and self.validation_size is not None:
             raise ValueError(f"{reader.name} has an official validation part: `validation_size` must not be given.")
+        if self.test_size is None:
+            self.test_size = reader.test_size
 
     def read(self, split: str) -> Annotations:
         """Rows of a split."""
@@ -223,9 +225,3 @@ def _make_reader(name: str, root: Path | None, options: dict[str, Any]) -> Reade
             f"{name}: unknown option {', '.join(unknown)}; this dataset takes {', '.join(known) or 'none'}."
         )
     return make(first, **options)
-
-
-def _split_folders(root: PathLike | None, splits_dir: PathLike | None) -> list[Path]:
-    if splits_dir is not None:
-        return [Path(splits_dir)]
-    return default_split_folders(None if root is None else Path(root))

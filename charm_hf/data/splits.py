@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def draw_part(image_ids: Sequence[str], size: float | int, seed: int) -> list[st
         seed: another seed draws another part.
 
     Returns:
-        The drawn ids, in the order of `image_ids`.
+        The drawn ids, in their order.
 
     Raises:
         ValueError: if `size` would leave one of the two parts empty.
@@ -64,17 +65,11 @@ def draw_part(image_ids: Sequence[str], size: float | int, seed: int) -> list[st
 def seeded_part(
     image_ids: Sequence[str], size: float | int, seed: int, *, name: str, folders: Sequence[Path]
 ) -> tuple[set[str], Path]:
-    """Draw a part and write it down, or read the one that was written before.
-
-    Args:
-        image_ids: ids to draw from, duplicates allowed.
-        size: share or number, as in `draw_part`.
-        seed: as in `draw_part`.
-        name: what the part is called; the file is `<name>-seed<seed>.json`.
-        folders: where the file may stand, best first; a folder that cannot be written to is passed over.
+    """Draw a part (see `draw_part`; ids may repeat) and write it down, or read the one that was written before.
 
     Returns:
-        The ids of the part, and its file.
+        The ids of the part, and its file: `<name>-seed<seed>.json` in the first of the folders that has it, or that
+        can be written to.
 
     Raises:
         ValueError: if the file does not fit `image_ids`, or is no file of this kind.
@@ -99,12 +94,12 @@ def seeded_part(
     return set(part), _write_first(paths, record)
 
 
-def default_split_folders(root: Path | None) -> list[Path]:
+def default_split_folders(root: str | os.PathLike[str] | None) -> list[Path]:
     """Beside the data, or in the cache of `datasets` if the data's folder is read-only."""
     cache = Path(datasets.config.HF_DATASETS_CACHE) / "charm_hf" / "splits"
     if root is None:
         return [cache]
-    folder = root if root.is_dir() else root.parent
+    folder = Path(root) if Path(root).is_dir() else Path(root).parent
     key = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
     return [folder / SPLITS_FOLDER, cache / key]
 

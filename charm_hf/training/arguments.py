@@ -57,13 +57,9 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
     add("--dataset_name", required=True, help="ava, aadb, para, tad66k, baid, spaq, koniq10k, csv, or a Hub dataset")
     add("--data_dir", help="folder of the official download, or a table with an image folder")
     add("--dataset_options", **MAPPING, help="further options of load_aesthetic_dataset")
-    add(
-        "--validation_size", type=size, help="share or number of training photos, where no validation part is official"
-    )
+    add("--validation_size", type=size, help="share or number of training photos, where no such part is official")
     add("--fold", type=int, help="cross-validation: hold this fold of the split out, counted from 0")
-    add(
-        "--folds", **MAPPING, help="{number: 5, seed: 0, stratify_column: NAME} of the folds; one column is spread out"
-    )
+    add("--folds", **MAPPING, help="{number: 5, seed: 0, stratify_column: NAME}; that column is spread out evenly")
     add("--num_workers", "--dataloader_num_workers", type=int, default=4, help="processes that read and tokenize")
     add("--per_device_eval_batch_size", type=int, default=16)
     add("--mixed_precision", choices=("no", "bf16"), default="no")
@@ -118,27 +114,18 @@ def parse_training_arguments(parser: argparse.ArgumentParser, argv: Sequence[str
 
 
 def parse_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse a command line; where it is silent, the file given as `--config` speaks.
+    """Parse a command line (`sys.argv[1:]` if not given); where it is silent, the file given as `--config` speaks.
 
-    Args:
-        parser: its `--config` flag is added here.
-        argv: the command line; `sys.argv[1:]` if not given.
-
-    Returns:
-        What `parser` returns. A wrong file, an unknown key in it or a value of another type ends the program with
-        usage status 2, as a wrong flag does.
+    The flag `--config` is added here. A wrong file, an unknown key in it or a value of another type ends the program
+    with usage status 2, as a wrong flag does.
     """
     parser.add_argument("--config", type=Path, help="YAML file with these flags as keys; the command line wins")
-    given, _ = _config_parser().parse_known_args(argv)
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--config", type=Path)
+    given, _ = first.parse_known_args(argv)
     if given.config is not None:
         parser.set_defaults(**_read_config(parser, given.config))
     return parser.parse_args(argv)
-
-
-def _config_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config", type=Path)
-    return parser
 
 
 def _read_config(parser: argparse.ArgumentParser, path: Path) -> dict[str, Any]:

@@ -117,14 +117,9 @@ class TokenizedDataset(torch.utils.data.Dataset[dict[str, Any]]):
         saliency: SaliencyFolder | None = None,
         group_column: str | None = None,
     ) -> None:
-        self.group_column = group_column
-        self.dataset, self.processor, self.label, self.augmentation = (
-            undecoded(dataset),
-            processor,
-            label,
-            augmentation,
-        )
-        self.processor_kwargs, self.seed, self.prepare = dict(processor_kwargs or {}), seed, prepare
+        self.dataset, self.processor, self.label = undecoded(dataset), processor, label
+        self.augmentation, self.prepare, self.seed, self.group_column = augmentation, prepare, seed, group_column
+        self.processor_kwargs = dict(processor_kwargs or {})
         own = getattr(processor, "patch_selection", None)
         self.saliency = saliency if self.processor_kwargs.get("patch_selection", own) == "saliency" else None
         if saliency is None and self.processor_kwargs.get("patch_selection", own) == "saliency":
@@ -177,13 +172,9 @@ class TokenizedDataset(torch.utils.data.Dataset[dict[str, Any]]):
 
 
 def make_loader(dataset: Any, batch_sampler: Any, num_workers: int = 0, seed: int = 0) -> DataLoader:
-    """Load batches in `num_workers` processes, without ever drawing from torch's global generator.
+    """Load batches in `num_workers` processes (0: in this one), never drawing from torch's global generator.
 
-    Args:
-        dataset: a [`TokenizedDataset`], or another.
-        batch_sampler: gives lists of the dataset's keys.
-        num_workers: 0 loads in this process.
-        seed: of the workers.
+    `batch_sampler` gives lists of the dataset's keys; `seed` is that of the workers.
     """
     return DataLoader(
         dataset,

@@ -21,12 +21,9 @@ NUM_QUANTILES = 101
 
 
 def build_head(train: Dataset, scale: LabelScale, distribution: bool = True) -> dict[str, Any]:
-    """Fields of a configuration that the labels decide.
+    """Fields of a configuration that the labels of the training part decide, the quantiles of its ratings among them.
 
-    Args:
-        train: the training part, whose ratings give the quantiles that the checkpoint carries.
-        scale: of its labels.
-        distribution: predict a distribution where the labels have one; otherwise, only a score.
+    With `distribution`, a distribution is predicted where the labels have one; otherwise, only a score.
     """
     return {
         "dataset_name": scale.dataset_name,
@@ -87,12 +84,9 @@ def build_processor(
 
 
 def label_column(loss: str, config: Any, columns: Sequence[str]) -> str:
-    """The column that a loss is computed from: `"distribution"` for EMD, `"score"` for the squared error.
+    """The column of a dataset that a loss is computed from: `"distribution"` for EMD, `"score"` for the squared error.
 
-    Args:
-        loss: `"emd"`, `"mse"`, or `"auto"`, which takes EMD if head and dataset have distributions.
-        config: of the model.
-        columns: of the dataset.
+    `loss` is `"emd"`, `"mse"`, or `"auto"`, which takes EMD if head and dataset have distributions.
 
     Raises:
         ValueError: for EMD without distributions.

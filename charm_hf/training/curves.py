@@ -21,10 +21,7 @@ except ModuleNotFoundError as error:
 def plot_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draw losses and correlations over the epochs into a PNG file.
 
-    Args:
-        history: one record an epoch with `epoch`, `train_loss` and, where there is a validation part, `eval_loss`,
-            `srcc` and `plcc`.
-        path: of the file.
+    A record an epoch holds `epoch`, `train_loss` and, where there is a validation part, `eval_loss`, `srcc`, `plcc`.
     """
     figure = Figure(figsize=(10, 4), layout="constrained")
     loss_axes, correlation_axes = figure.subplots(1, 2)

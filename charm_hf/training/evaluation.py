@@ -59,13 +59,9 @@ class Predictions:
 def predict(
     model: CharmForAestheticScoring, loader: DataLoader, accelerator: Accelerator, description: str = "Evaluating"
 ) -> Predictions:
-    """Score every photo of a loader whose batches, over all processes, hold each photo once.
+    """Score every photo of a loader whose batches (`evaluation_batches`), over all processes, hold each photo once.
 
-    Args:
-        model: the bare model; it is left in the mode it was in.
-        loader: as `make_loader` gives it for `evaluation_batches`.
-        accelerator: of the run; all processes call this together, and each returns everything.
-        description: of the progress bar.
+    All processes call this together, and each returns everything. The bare model is left in the mode it was in.
     """
     training = model.training
     model.eval()
@@ -112,13 +108,8 @@ def measure(
 ) -> dict[str, float]:
     """All metrics of a model on a dataset, in the dataset's own units, and `eval_loss`.
 
-    Args:
-        model, loader, accelerator: as for `predict`.
-        dataset: with `score` and perhaps `distribution`.
-        scale: of its labels.
-        label: the column that the model is trained on: the loss is EMD for `"distribution"`, else the squared error
-            of normalized scores.
-        group_column: which series or pair a photo is of; adds `pair_accuracy` and `series_top1`.
+    The loss is EMD where `label`, the column that the model is trained on, is `"distribution"`, else the squared error
+    of normalized scores. `group_column`, which series or pair a photo is of, adds `pair_accuracy` and `series_top1`.
     """
     predictions = predict(model, loader, accelerator)
     predicted, rated, options = references_of(predictions, dataset, scale)

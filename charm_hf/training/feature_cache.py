@@ -179,7 +179,7 @@ class FrozenFeatures:
         Raises:
             RuntimeError: if a photo cannot be read; the message names it.
         """
-        encoders = model.mmlq.to(accelerator.device).eval()
+        encoders, silent = model.mmlq.to(accelerator.device).eval(), not accelerator.is_local_main_process
         if self.visual is not None:
             photos = _MissingPhotos(dataset, self.processor, self.visual, flips, accelerator)
             loader = DataLoader(
@@ -189,13 +189,14 @@ class FrozenFeatures:
                 num_workers=num_workers,
                 generator=torch.Generator(),  # a loader draws a seed, and must not draw it from the global generator
             )
-            _store(self.visual, loader, encoders.encode_images, accelerator, "Features of photos")
+            batches = tqdm(loader, "Features of photos", disable=silent)
+            _store(self.visual, batches, encoders.encode_images, accelerator)
         if self.textual is not None and "comments" in dataset.column_names:
             own = self._missing_texts(dataset, max_comments, seed)
             own = own[accelerator.process_index :: accelerator.num_processes]
             texts = [own[start : start + batch_size] for start in range(0, len(own), batch_size)]
-            batches = _TokenizedTexts(texts, self.processor)
-            _store(self.textual, batches, encoders.encode_comments, accelerator, "Features of comments")
+            batches = tqdm(_tokenized(texts, self.processor), "Features of comments", len(texts), disable=silent)
+            _store(self.textual, batches, encoders.encode_comments, accelerator)
         accelerator.wait_for_everyone()
         for store in (self.visual, self.textual):
             if store is not None:
@@ -266,20 +267,11 @@ def _collate_named(rows: list[tuple[str, dict[str, torch.Tensor]]]) -> Named:
     return [name for name, _ in rows], CharmDataCollator()([inputs for _, inputs in rows])
 
 
-class _TokenizedTexts:
-    """Texts, tokenized a batch at a time."""
-
-    def __init__(self, texts: list[list[list[str]]], processor: MmlqProcessor) -> None:
-        self.texts, self.processor = texts, processor
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    def __iter__(self) -> Iterator[Named]:
-        for batch in self.texts:
-            inputs = dict(self.processor.tokenize_comments(batch))
-            inputs.pop("num_truncated_tokens")
-            yield [text_name(self.processor, said) for said in batch], inputs
+def _tokenized(texts: list[list[list[str]]], processor: MmlqProcessor) -> Iterator[Named]:
+    for batch in texts:
+        inputs = dict(processor.tokenize_comments(batch))
+        inputs.pop("num_truncated_tokens")
+        yield [text_name(processor, said) for said in batch], inputs
 
 
 @torch.no_grad()
@@ -288,10 +280,9 @@ def _store(
     batches: Iterable[Named],
     encode: Callable[..., tuple[torch.Tensor, torch.Tensor]],
     accelerator: Accelerator,
-    description: str,
 ) -> None:
     features: dict[str, np.ndarray] = {}
-    for names, inputs in tqdm(batches, description, disable=not accelerator.is_local_main_process):
+    for names, inputs in batches:
         with accelerator.autocast():
             states, mask = encode(**{key: value.to(accelerator.device) for key, value in inputs.items()})
         for name, rows, shown in zip(names, states, mask, strict=True):
@@ -309,12 +300,10 @@ class FeatureDataset(torch.utils.data.Dataset[dict[str, Any]]):
     Items are asked for by `(epoch, index)`; what is random about one is drawn as for the photos themselves.
 
     Args:
-        dataset: as `load_aesthetic_dataset` gives it.
+        dataset, label, seed: as for [`TokenizedDataset`].
         features: filled for this dataset.
-        label: the column that the model is trained on, `"score"` or `"distribution"`.
         flip: probability of taking the mirrored photo.
-        seed: of flips and of the choice of comments.
-        max_comments: show at most so many comments a photo; 0 none, `None` all.
+        max_comments: as for [`CommentedDataset`].
     """
 
     def __init__(

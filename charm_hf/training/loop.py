@@ -59,13 +59,9 @@ def train_steps(
     """Make one optimizer step after another, and yield the loss of each, averaged over photos and processes.
 
     Args:
-        parts: what is trained.
-        batches: of one process; the first dimension of every tensor counts photos.
+        batches: of one process, `accumulate` of them a step; the first dimension of every tensor counts photos.
         loss_of: the mean loss (a scalar) of a model over the photos of a batch.
-        accelerator: of the run.
         wrapped: the model as `accelerator.prepare` gave it, if it did.
-        accumulate: batches a step.
-        max_grad_norm: gradients are clipped to it.
         image_ids: names of the photos by `batch["index"]`, for the message of an error.
 
     Raises:
@@ -106,11 +102,7 @@ def _require_finite(name: str, value: torch.Tensor, image_ids: Sequence[str] | N
 class Run:
     """A run of a training script: how far it has come, and what it leaves in `--output_dir`.
 
-    Args:
-        args: as `add_training_flags` describes them.
-        accelerator: of the run; all processes call the methods together.
-        parts: what is trained.
-        sampler: of the training photos.
+    All processes call the methods together.
 
     Attributes:
         progress: how far the run has come.

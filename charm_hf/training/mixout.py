@@ -16,16 +16,11 @@ PARAMETRIZATIONS = "parametrizations."
 def mix_weights(
     weight: torch.Tensor, anchor: torch.Tensor, probability: float, generator: torch.Generator | None = None
 ) -> torch.Tensor:
-    """Replace each weight by its pretrained value with the given probability, keeping the expectation (equation 7).
-
-    Args:
-        weight: current weights, any shape.
-        anchor: pretrained weights of the same shape.
-        probability: in [0, 1); 0 returns `weight`.
-        generator: source of the randomness; torch's global one if not given.
+    """Replace each weight by its pretrained value, `anchor` of the same shape, keeping the expectation (equation 7).
 
     Returns:
-        `(mask·anchor + (1 - mask)·weight - probability·anchor) / (1 - probability)`, whose expectation is `weight`.
+        `(mask·anchor + (1 - mask)·weight - probability·anchor) / (1 - probability)`, whose expectation is `weight`;
+        the mask is drawn with the given probability, in [0, 1).
     """
     if probability == 0:
         return weight
@@ -56,7 +51,7 @@ def add_mixout(modules: Iterable[nn.Module], probability: float) -> int:
     are renamed while Mixout is on; `state_dict_without_mixout` gives the names that `save_pretrained` needs.
 
     Args:
-        modules: the layers that Mixout applies to, with everything below them; usually the encoder, not the new head.
+        modules: with everything below them; usually the encoder, not the new head.
         probability: share of the weights that are replaced in each forward pass, in [0, 1).
 
     Returns:

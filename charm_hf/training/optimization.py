@@ -27,13 +27,7 @@ Tensors = tuple[torch.Tensor, ...] | list[torch.Tensor]
 
 
 def build_parts(args: argparse.Namespace, model: nn.Module, steps_per_epoch: int) -> TrainingParts:
-    """Model, optimizer, scheduler and average, by the flags of a run.
-
-    Args:
-        args: as `add_training_flags` describes them.
-        model: to train.
-        steps_per_epoch: optimizer steps.
-    """
+    """Model, optimizer, scheduler and average, by the flags of a run whose epochs have so many optimizer steps."""
     groups = build_parameter_groups(model, args.learning_rate, args.weight_decay, **args.learning_rates)
     optimizer = torch.optim.AdamW(groups, lr=args.learning_rate)
     cosine = {"min_lr": min(1e-6, args.learning_rate)} if args.lr_scheduler_type == "cosine_with_min_lr" else {}
@@ -84,7 +78,8 @@ def build_parameter_groups(
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        part, decayed, layer, below = part_of_parameter(name), _is_decayed(name, parameter), -1, 0
+        part, layer, below = part_of_parameter(name), -1, 0
+        decayed = parameter.ndim > 1 and not any(table in name for table in UNDECAYED_TABLES)
         if layer_decay < 1 and name in places:
             layer = int(places[name][2])
             below = depths[places[name][1]] - layer
@@ -105,11 +100,10 @@ def build_parameter_groups(
 
 
 def part_of_parameter(name: str) -> str:
-    """Tell which part of `CharmForAestheticScoring` or `MmlqForAestheticScoring` a parameter belongs to, by its name.
+    """Tell by its name which part of a Charm or MMLQ model a parameter belongs to.
 
-    Returns:
-        `"head"` for the classifier; `"embeddings"` for the patch projection, position, scale, CLS and register
-        embeddings; `"encoder"` for everything else.
+    `"head"` is the classifier; `"embeddings"` the patch projection, position, scale, CLS and register embeddings;
+    `"encoder"` everything else.
     """
     modules = name.split(".")
     if modules[0] in ("classifier", "head"):
@@ -117,22 +111,12 @@ def part_of_parameter(name: str) -> str:
     return "embeddings" if "embeddings" in modules else "encoder"
 
 
-def _is_decayed(name: str, parameter: torch.Tensor) -> bool:
-    return parameter.ndim > 1 and not any(table in name for table in UNDECAYED_TABLES)
-
-
 def make_ema(model: nn.Module, decay: float) -> AveragedModel:
     """Average the weights of `model` exponentially; call `update_parameters(model)` after each optimizer step.
 
-    The average often scores better than the last weights. The decay is reached gradually, `min(decay, (1 + n) /
-    (10 + n))` at step n, so that short runs do not end with weights that remember the random start.
-
-    Args:
-        model: the bare model.
-        decay: weight of the old average at each step, in (0, 1).
-
-    Returns:
-        The average; its `module` is a model.
+    `decay`, in (0, 1), is the weight of the old average at each step, reached gradually, `min(decay, (1 + n) / (10 +
+    n))` at step n, so that short runs do not end with weights that remember the random start. The average's `module`
+    is a model, and often scores better than the last weights.
 
     Raises:
         ValueError: if `decay` is out of its range.

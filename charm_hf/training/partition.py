@@ -58,10 +58,7 @@ def _options(args: argparse.Namespace, splits: str) -> dict[str, Any]:
 
 
 def load_clean_split(name: str, root: str | os.PathLike[str] | None, split: str, **options: Any) -> Dataset:
-    """Load a split; photos that are not there are left out with a warning, but a wrong label is an error.
-
-    Args:
-        name, root, split, options: as for `load_aesthetic_dataset`.
+    """`load_aesthetic_dataset`; photos that are not there are left out with a warning, but a wrong label is an error.
 
     Raises:
         ValueError: if a label is outside the range or a distribution has no votes, and if the split has no photo.

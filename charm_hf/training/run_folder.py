@@ -63,14 +63,9 @@ def describe_run(
     splits: Mapping[str, Dataset | None],
     num_processes: int = 1,
 ) -> dict[str, Any]:
-    """What somebody needs to repeat a run: command, flags, hashes of the splits, versions.
+    """What somebody needs to repeat a run of a script: command, flags, hashes of the splits, versions.
 
-    Args:
-        script: the file that runs.
-        args: the parsed flags.
-        argv: the command line; `sys.argv[1:]` if not given.
-        splits: name -> part of the dataset, or `None` for one that is not used.
-        num_processes: how many take part.
+    `argv` is `sys.argv[1:]` if not given; a part of the dataset that is not used is `None`.
     """
     flags = sys.argv[1:] if argv is None else argv
     launch = "accelerate launch" + (f" --num_processes {num_processes}" if num_processes > 1 else "")
@@ -109,21 +104,16 @@ def claim_output_dir(output_dir: Path, run: Mapping[str, Any], resume: bool) -> 
             "or delete it."
         )
     output_dir.mkdir(parents=True, exist_ok=True)
-    _lock(output_dir.resolve())
+    if (folder := output_dir.resolve()) not in _held:
+        try:
+            _held[folder] = Lock(folder / LOCK_NAME).acquire(_PATIENCE)
+        except BlockingIOError as error:
+            raise RuntimeError(f"Another process is training into {folder}: wait for it, or end it first.") from error
     remove_leftovers(output_dir)
     if path.exists():
         _require_same(json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(run)), output_dir)
         return
     write_json(path, run)
-
-
-def _lock(folder: Path) -> None:
-    """Keep a folder for this process as long as it lives."""
-    if folder not in _held:
-        try:
-            _held[folder] = Lock(folder / LOCK_NAME).acquire(_PATIENCE)
-        except BlockingIOError as error:
-            raise RuntimeError(f"Another process is training into {folder}: wait for it, or end it first.") from error
 
 
 def _require_same(old: dict[str, Any], new: dict[str, Any], output_dir: Path) -> None:

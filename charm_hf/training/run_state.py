@@ -105,15 +105,10 @@ def is_intact(folder: Path) -> bool:
 
 
 def find_state(resume_from: str, output_dir: Path) -> Path | None:
-    """Find the checkpoint to go on from.
+    """Find the checkpoint to go on from: `"latest"`, of the run in `output_dir`, or a checkpoint's own folder.
 
-    Args:
-        resume_from: `"latest"`, or the path of a checkpoint folder.
-        output_dir: folder of the run.
-
-    Returns:
-        The folder; `None` if the latest is asked for and the run was stopped before its first. The latest is the
-        newest that is undamaged; a warning names newer ones.
+    The latest is the newest that is undamaged; a warning names newer ones. It is `None` if the run was stopped before
+    its first.
 
     Raises:
         FileNotFoundError: if the path is no checkpoint folder.
@@ -144,12 +139,7 @@ def save_state(
 ) -> None:
     """Write `checkpoint-<step>`; all processes call this together and share `output_dir`.
 
-    Args:
-        output_dir: folder of the run.
-        accelerator: of the run.
-        parts: what has a state.
-        progress: how far the run has come.
-        keep: number of checkpoints to keep, the newest; `None` keeps all.
+    The newest `keep` checkpoints are kept; `None` keeps all.
     """
     folder = output_dir / f"checkpoint-{progress.step:08d}"
     temporary = temporary_folder(folder)

@@ -83,7 +83,8 @@ class TeacherMaps:
 
     def fill(self, photos: Sequence[Path | bytes], basis_photos: int, seed: int) -> list[str]:
         """See the photos (files, or what is in them) that the folder lacks; return the key of each, a hash."""
-        keys = [hashlib.sha1(_content(photo), usedforsecurity=False).hexdigest() for photo in photos]
+        contents = (photo if isinstance(photo, bytes) else photo.read_bytes() for photo in photos)
+        keys = [hashlib.sha1(content, usedforsecurity=False).hexdigest() for content in contents]
         missing = {key: photo for key, photo in zip(keys, photos, strict=True) if not self._file(key).exists()}
         if missing:
             teachers = [load_teacher(name).to(self.device) for name in self.names]
@@ -143,10 +144,6 @@ class TeacherMaps:
         maps = [F.interpolate(m.permute(2, 0, 1)[None], size, mode="bilinear")[0].permute(1, 2, 0) for m in maps]
         np.save(self._file(key, "pixels"), np.array(image))
         np.save(self._file(key), torch.cat(maps, dim=2).half().numpy())
-
-
-def _content(photo: Path | bytes) -> bytes:
-    return photo if isinstance(photo, bytes) else photo.read_bytes()
 
 
 def sample_map(features: np.ndarray, points: np.ndarray) -> np.ndarray:
