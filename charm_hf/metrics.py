@@ -125,21 +125,45 @@ def series_agreement(predictions: ArrayLike, references: ArrayLike, groups: Sequ
     >>> series_agreement([3, 2, 1, 5, 4], [9, 8, 7, 1, 2], ["a", "a", "a", "b", "b"])
     {'pair_accuracy': 0.75, 'series_top1': 0.5}
     """
+    return {name: float(value) for name, value in _agree(_series(predictions, references, groups)).items()}
+
+
+def series_intervals(
+    predictions: ArrayLike,
+    references: ArrayLike,
+    groups: Sequence[Any],
+    *,
+    confidence: float = 0.95,
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, tuple[float, float]]:
+    """Percentile bootstrap intervals of `series_agreement`, over series drawn with replacement; see its arguments."""
+    series = _series(predictions, references, groups)
+    return _intervals(lambda rows: _agree(series[rows]), len(series), confidence, num_resamples, seed)
+
+
+def _series(predictions: ArrayLike, references: ArrayLike, groups: Sequence[Any]) -> np.ndarray:
+    """Of each series (S, 3): the number of its pairs, how many are ordered rightly, and the share of its top."""
     predicted, rated = _pair(predictions, references)
     places: dict[Any, list[int]] = {}
     for place, group in enumerate(groups):
         places.setdefault(group, []).append(place)
-    pairs, right, tops = 0, 0.0, []
+    series = []
     for members in places.values():
         own, theirs = predicted[members], rated[members]
         better = theirs[:, None] > theirs
         if better.any():
-            pairs += int(better.sum())
-            right += float((better * (0.5 + 0.5 * np.sign(own[:, None] - own))).sum())
-            tops.append(float((theirs == theirs.max())[own == own.max()].mean()))
-    if not pairs:
+            right = (better * (0.5 + 0.5 * np.sign(own[:, None] - own))).sum()
+            series.append((better.sum(), right, (theirs == theirs.max())[own == own.max()].mean()))
+    if not series:
         raise ValueError("No series has two photos with unlike references: there is nothing to compare.")
-    return {"pair_accuracy": right / pairs, "series_top1": float(np.mean(tops))}
+    return np.array(series)
+
+
+def _agree(series: np.ndarray) -> dict[str, np.ndarray]:
+    """`series_agreement` of series (…, S, 3)."""
+    pairs, right, tops = np.moveaxis(series, -1, 0)
+    return {"pair_accuracy": right.sum(-1) / pairs.sum(-1), "series_top1": tops.mean(-1)}
 
 
 def dataset_accuracy_threshold(dataset_name: str | None, score_range: Sequence[float] | None = None) -> float:

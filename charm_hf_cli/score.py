@@ -203,7 +203,9 @@ def score(
             **given(revision=revision, subfolder=subfolder),
         )
         said = None if comments is None else scoring.read_comments(comments)
-        choice, delivery = Choice(threshold, top=top), Delivery(copy_to, write_xmp=write_xmp, stars=stars)
+        quantiles = getattr(loaded.config, "score_quantiles", None)
+        delivery = Delivery(copy_to, write_xmp=write_xmp, stars=stars, quantiles=quantiles)
+        choice = Choice(threshold, top=top)
         table = scoring.TableOptions(distribution, provenance, choice, delivery, prune)
         scorer = scoring.Scorer(loaded, processor, options, said)
         bar.hidden = not ranks.is_main or quiet

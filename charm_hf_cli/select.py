@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -44,7 +45,7 @@ WriteXmpOption = Annotated[
     typer.Option("--write-xmp", metavar="[PLACE]", help=f"Rate the kept photos in XMP: {list_names(XMP_PLACES)}."),
 ]
 StarsOption = Annotated[
-    str, typer.Option(help=f"Stars by fifths of the table's photos or of the range: {list_names(STARS)}.")
+    str, typer.Option(help=f"Stars by fifths of the table, of the range, or of the training set: {list_names(STARS)}.")
 ]
 
 
@@ -91,6 +92,7 @@ def select(
     ] = False,
     write_xmp: WriteXmpOption = None,
     stars: StarsOption = "percentile",
+    model: ModelOption = None,
     label: Annotated[str | None, typer.Option(help="Colour label to write beside the rating, such as Green.")] = None,
     reject_rest: Annotated[bool, typer.Option("--reject-rest", help="Rate the other photos -1, rejected.")] = False,
     backup: Annotated[bool, typer.Option("--backup", help="Keep each changed file as NAME_original.")] = False,
@@ -106,12 +108,22 @@ def select(
         from charm_hf.choosing.series import can_compare_looks
 
         choice = Choice(threshold, percentile, best_of_series, per_folder, top, seconds, copies)
-        delivery = Delivery(copy_to, rank_prefix, write_xmp, stars, label, reject_rest, backup)
+        quantiles = _training_quantiles(model) if stars == "training" else None
+        delivery = Delivery(copy_to, rank_prefix, write_xmp, stars, label, reject_rest, backup, quantiles)
         if best_of_series and not can_compare_looks():
             say("Series are told by time alone: pip install 'charm-hf[photos]' compares looks as well.")
         chosen, done = select_photos(scores, choice, delivery, output or sys.stdout, image_root)
     report_choice(chosen, done)
     raise typer.Exit(EXIT_SOME_FAILED if done.missing else EXIT_ALL_DONE)
+
+
+def _training_quantiles(model: str | None) -> Sequence[float] | None:
+    """What a checkpoint says of the ratings that it learnt from; its weights are not read."""
+    from charm_hf.hub import embedded_model_path, resolve_checkpoint
+    from charm_hf.hub.cards import read_config
+
+    folder = embedded_model_path() if model is None else resolve_checkpoint(model)
+    return read_config(folder).get("score_quantiles")
 
 
 def report_choice(chosen: Chosen, done: Delivered) -> None:

@@ -28,7 +28,7 @@ THUMBNAILS = ("embed", "link", "none")
 AGAINST = ("blurred", "mean", "empty")
 METHODS = ("gradients", "occlusion")
 TABLES = (".csv", ".jsonl", ".parquet")
-STARS = ("percentile", "range")
+STARS = ("percentile", "range", "training")
 XMP_PLACES = ("sidecar", "embed")
 
 

@@ -5,7 +5,8 @@ r"""Measure a checkpoint on a dataset, as a paper would print it.
 
 Prints and writes PLCC, SRCC, ACC, MSE, MAE and, where model and dataset have the same bins, EMD, each with a bootstrap
 interval, beside the size of the split and a hash of its image ids: two numbers compare only if these are the same. The
-output folder gets `metrics.json`, `predictions.csv` (or `.parquet`) with a row a photo, and `scatter.png`.
+output folder gets `metrics.json`, `predictions.csv` (or `.parquet`) with a row a photo, and `scatter.png`. With
+`--group_column` it says how well photos are ordered within their series too: pair accuracy and series top-1.
 
 The dataset may be another one than the checkpoint was trained on. Scores are then carried over from the one range to
 the other, so that MSE, MAE and ACC are in the units of the dataset.
@@ -35,7 +36,7 @@ from charm_hf import CharmImageProcessor, MmlqForAestheticScoring, MmlqProcessor
 from charm_hf.data import LabelScale, split_hash
 from charm_hf.data.saliency_maps import SaliencyFolder
 from charm_hf.files import replaced_file, write_json
-from charm_hf.metrics import bootstrap_intervals, compute_aesthetic_metrics
+from charm_hf.metrics import bootstrap_intervals, compute_aesthetic_metrics, series_agreement, series_intervals
 from charm_hf.training.arguments import MAPPING, add_data_flags, parse_arguments
 from charm_hf.training.batches import TokenizedDataset, evaluation_batches, make_loader
 from charm_hf.training.curves import plot_scatter
@@ -90,9 +91,12 @@ def measure(args: argparse.Namespace, predictions: Predictions, dataset: Dataset
     predicted, rated, options = references_of(predictions, dataset, scale)
     options["accuracy_rule"] = args.accuracy_rule
     values = compute_aesthetic_metrics(predicted, rated, **options)
-    intervals = bootstrap_intervals(
-        predicted, rated, confidence=args.confidence, num_resamples=args.bootstrap_samples, seed=args.seed, **options
-    )
+    resampling = {"confidence": args.confidence, "num_resamples": args.bootstrap_samples, "seed": args.seed}
+    intervals = bootstrap_intervals(predicted, rated, **resampling, **options)
+    if args.group_column is not None:
+        order = predictions.normalized_scores, dataset["score"][:], dataset[args.group_column][:]
+        values |= series_agreement(*order)
+        intervals |= series_intervals(*order, **resampling)
     return {
         "accuracy_threshold": options["accuracy_threshold"],
         "accuracy_rule": args.accuracy_rule,
@@ -120,11 +124,11 @@ def format_table(report: dict[str, Any]) -> str:
         f"{report['model']} on {report['dataset']} {report['split']}: {report['images']:,} photos, "
         f"hash {report['image_ids_sha256'][:16]}…"
     ]
+    width = max(6, *map(len, report["metrics"])) + 1
     for name, entry in report["metrics"].items():
         low, high = entry["interval"]
-        lines.append(
-            f"  {name.upper():<7}{entry['value']:>10.4f}   {report['confidence']:.0%} {low:.4f} to {high:.4f}"
-        )
+        title = name.replace("_", " ").upper().ljust(width)
+        lines.append(f"  {title}{entry['value']:>10.4f}   {report['confidence']:.0%} {low:.4f} to {high:.4f}")
     return "\n".join(lines)
 
 

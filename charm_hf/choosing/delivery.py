@@ -23,7 +23,7 @@ from .xmp import rate
 
 logger = logging.getLogger(__name__)
 
-STARS = ("percentile", "range")
+STARS = ("percentile", "range", "training")
 XMP_PLACES = ("sidecar", "embed")
 REJECTED = "-1"
 _SERIES_COLUMNS = ("series", "reason")
@@ -38,10 +38,11 @@ class Delivery:
         rank_prefix: begin the copies' names with their rank.
         write_xmp: rate the chosen ones, or their copies: `"sidecar"` beside the photo, `"embed"` inside a JPEG.
         stars: by which a rating of 1 to 5 is given: `"percentile"`, fifths of the table's photos; `"range"`, fifths of
-            the range of possible scores.
+            the range of possible scores; `"training"`, fifths of the ratings that the model learnt from.
         label: `xmp:Label` of the chosen ones.
         reject_rest: rate scored photos that are not chosen as rejected.
         backup: keep an existing file before its first change (see [`rate`]).
+        quantiles: of the ratings that the model learnt from (`CharmConfig.score_quantiles`), for `"training"`.
     """
 
     copy_to: Path | None = None
@@ -51,6 +52,7 @@ class Delivery:
     label: str | None = None
     reject_rest: bool = False
     backup: bool = False
+    quantiles: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         for name, names in (("write_xmp", (None, *XMP_PLACES)), ("stars", STARS)):
@@ -58,6 +60,8 @@ class Delivery:
                 raise ValueError(
                     f"`{name}` must be one of {', '.join(filter(None, names))}, got {getattr(self, name)!r}."
                 )
+        if self.stars == "training" and not self.quantiles:
+            raise ValueError("`--stars training` needs a checkpoint with `score_quantiles`; this one has none.")
         if self.write_xmp is None and (self.label or self.reject_rest):
             raise ValueError("A label and rejecting the rest are written as XMP: they need `write_xmp` (--write-xmp).")
 
@@ -114,7 +118,7 @@ def deliver(photos: Iterable[Photo], delivery: Delivery, scores: Sequence[float]
         ValueError: for ratings by range without normalized scores.
         OSError: if the disk is full.
     """
-    done, ranked = Delivered(), sorted(scores)
+    done, ranked = Delivered(), sorted((delivery.stars == "training" and delivery.quantiles) or scores)
     for photo in photos:
         content = photo.content
         try:
@@ -142,7 +146,7 @@ def deliver(photos: Iterable[Photo], delivery: Delivery, scores: Sequence[float]
 def _rating(photo: Photo, delivery: Delivery, ranked: Sequence[float]) -> dict[str, str]:
     if photo.rank is None:
         return {"Rating": REJECTED}
-    if delivery.stars == "percentile":
+    if delivery.stars != "range":
         stars = stars_by_percentile(photo.row["score"], ranked)
     elif photo.row.get("normalized_score") is None:
         raise ValueError("Stars by range need the column `normalized_score`; `--stars percentile` does not.")

@@ -51,11 +51,14 @@ class Taste:
         return self.srcc > self.base_srcc
 
 
-class _Head(NamedTuple):
-    weights: np.ndarray  # (D,)
+class Head(NamedTuple):
+    """A linear head: (D,) weights and a bias."""
+
+    weights: np.ndarray
     bias: float
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
+        """(N,) logits of (N, D) features."""
         return features @ self.weights + self.bias
 
 
@@ -98,12 +101,8 @@ def personalize(
     normalized = normalize_scores(given, score_range).clip(_EDGE, 1 - _EDGE)
     wanted = np.log(normalized / (1 - normalized))
     opinion = _opinion(model, features.mean(0))
-    fold = np.random.default_rng(seed).permutation(len(seen)) % folds
-    held_out = np.empty(len(seen))
-    for number in range(folds):
-        inside = fold != number
-        held_out[~inside] = _fit(features[inside], wanted[inside], opinion)(features[~inside])
-    personal = _with_head(model, _fit(features, wanted, opinion), score_range)
+    held_out = held_out_scores(features, wanted, opinion, folds, seed)
+    personal = _with_head(model, fit_head(features, wanted, opinion), score_range)
     base = np.array([row.score for row, _ in seen])
     return Taste(personal, len(seen), len(rows) - len(seen), float(srcc(base, given)), float(srcc(held_out, given)))
 
@@ -117,8 +116,30 @@ def _opinion(model: CharmForAestheticScoring, features: np.ndarray) -> np.ndarra
         return torch.autograd.grad(score, here)[0].double().numpy()
 
 
-def _fit(features: np.ndarray, wanted: np.ndarray, opinion: np.ndarray) -> _Head:
-    """Least squares on the base's opinion, then a ridge on what that leaves."""
+def held_out_scores(
+    features: np.ndarray, wanted: np.ndarray, opinion: np.ndarray, folds: int = 5, seed: int = 0
+) -> np.ndarray:
+    """(N,) what heads say that learnt from the other folds; see [`fit_head`].
+
+    Without their biases, which follow the mean rating of the other folds: the better the photos of a fold, the lower
+    its bias, so that the order across folds would be worse than that of any one head.
+    """
+    fold = np.random.default_rng(seed).permutation(len(features)) % folds
+    features, held_out = features - features.mean(0), np.empty(len(features))
+    for number in range(folds):
+        inside = fold != number
+        held_out[~inside] = features[~inside] @ fit_head(features[inside], wanted[inside], opinion).weights
+    return held_out
+
+
+def fit_head(features: np.ndarray, wanted: np.ndarray, opinion: np.ndarray) -> Head:
+    """Least squares on the base's opinion, then a ridge on what that leaves.
+
+    Args:
+        features: (N, D).
+        wanted: (N,) logits of the ratings.
+        opinion: (D,) how the base's score changes with the features.
+    """
     mean, spread = features.mean(0), features.std(0) + 1e-6
     said = (features - mean) @ opinion
     slope = max(0.0, float(said @ wanted) / max(float(said @ said), 1e-12))
@@ -133,11 +154,11 @@ def _fit(features: np.ndarray, wanted: np.ndarray, opinion: np.ndarray) -> _Head
     best = _STRENGTHS[int(np.argmin(errors))]
     ridge = right.T @ (values / (values**2 + best) * along)
     weights = slope * opinion + ridge / spread
-    return _Head(weights, float(wanted.mean() - mean @ weights))
+    return Head(weights, float(wanted.mean() - mean @ weights))
 
 
 def _with_head(
-    model: CharmForAestheticScoring, head: _Head, score_range: tuple[float, float]
+    model: CharmForAestheticScoring, head: Head, score_range: tuple[float, float]
 ) -> CharmForAestheticScoring:
     low, high = score_range
     personal = CharmForAestheticScoring.from_backbone(model, score_range=(float(low), float(high)))
@@ -148,4 +169,4 @@ def _with_head(
     return personal.eval()
 
 
-__all__ = ["Taste", "personalize"]
+__all__ = ["Head", "Taste", "fit_head", "held_out_scores", "personalize"]

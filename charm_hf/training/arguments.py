@@ -60,6 +60,7 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
     add("--validation_size", type=size, help="share or number of training photos, where no such part is official")
     add("--fold", type=int, help="cross-validation: hold this fold of the split out, counted from 0")
     add("--folds", **MAPPING, help="{number: 5, seed: 0, stratify_column: NAME}; that column is spread out evenly")
+    add("--group_column", help="which series or pair a photo is of: the order within is measured, and may be trained")
     add("--num_workers", "--dataloader_num_workers", type=int, default=4, help="processes that read and tokenize")
     add("--per_device_eval_batch_size", type=int, default=16)
     add("--mixed_precision", choices=("no", "bf16"), default="no")
@@ -74,7 +75,6 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
     add("--loss", choices=("auto", "emd", "mse"), default="auto", help="auto: emd for distributions, mse for scores")
     add("--correlation_weight", type=float, default=0.0, help="weight of 1 - PLCC of the batch, added to the loss")
     add("--ranking_weight", type=float, default=0.0, help="weight of the order of pairs within --group_column")
-    add("--group_column", help="which series or pair a photo is of; those of one are trained on side by side")
     add("--per_device_train_batch_size", type=int, default=16)
     add("--gradient_accumulation_steps", type=int, default=1)
     add("--learning_rate", type=float, default=1e-5)
@@ -105,9 +105,6 @@ def parse_training_arguments(parser: argparse.ArgumentParser, argv: Sequence[str
         parser.error(f'--checkpointing_steps takes a number of steps or "epoch", got {steps!r}')
     if args.ranking_weight and args.group_column is None:
         parser.error("--ranking_weight compares photos within --group_column NAME, which is not given")
-    if args.group_column is not None:
-        extra = [*args.dataset_options.get("extra_columns", ()), args.group_column]
-        args.dataset_options = {**args.dataset_options, "extra_columns": list(dict.fromkeys(extra))}
     if unknown := sorted(set(args.learning_rates) - {"embeddings", "head", "layer_decay"}):
         parser.error(f"--learning_rates takes embeddings, head and layer_decay, got {', '.join(unknown)}")
     return args

@@ -54,7 +54,10 @@ def _options(args: argparse.Namespace, splits: str) -> dict[str, Any]:
     """Options of the dataset; a fold takes the place of a seeded validation part."""
     is_replaced = args.fold is not None and "validation" not in splits.split("+")
     sizes = {} if args.validation_size is None or is_replaced else {"validation_size": args.validation_size}
-    return {**sizes, **args.dataset_options}
+    columns = list(args.dataset_options.get("extra_columns", ()))
+    if args.group_column not in (None, *columns):
+        columns.append(args.group_column)
+    return {**sizes, **args.dataset_options, **({"extra_columns": columns} if columns else {})}
 
 
 def load_clean_split(name: str, root: str | os.PathLike[str] | None, split: str, **options: Any) -> Dataset:

@@ -37,6 +37,8 @@ SELECTIONS = (
     ("charm-recipe", "charm-frequency"),
     ("charm-3-recipe", "charm-recipe"),
 )
+# Colours on a light and on a dark page: of the ground, of text, of the rivals and of Charm.
+SCHEMES = {"light": ("#ffffff", "#1f2328", "#1f77b4", "#d62728"), "dark": ("#0d1117", "#e6edf3", "#58a6ff", "#ff7b72")}
 # Test photos by training photos of five folds.
 FOLD_RATIO = 0.25
 
@@ -205,42 +207,35 @@ def str_of(found: Sequence[DrawSpread], what: Callable[[DrawSpread], float], dig
     return f"{result.mean:.{digits}f} ± {result.half:.{digits}f}"
 
 
-def plot_planted(rows: Rows, path: Path) -> None:
-    """SRCC with intervals, one panel a question."""
+def plot_planted(rows: Rows, path: Path, ground: str, ink: str, rival: str, ours: str) -> None:
+    """SRCC with intervals, one panel a question, all on one scale.
+
+    Args:
+        rows: of the planted images.
+        path: the picture, at twice the size at which a page shows it.
+        ground, ink: colours of the page and of its text.
+        rival, ours: colours of the rivals and of the Charm arms.
+    """
     arms = present(rows, list(ARMS))[::-1]
-    figure, axes = plt.subplots(1, len(QUESTIONS), figsize=(13, 0.32 * len(arms) + 1), sharey=True)
-    for axis, question in zip(axes, QUESTIONS, strict=True):
-        for place, arm in enumerate(arms):
-            found = estimate(list(values_of(rows, arm, question, "srcc").values()))
-            colour = "tab:red" if arm.startswith("charm") else "black" if arm == "native" else "tab:blue"
-            axis.errorbar(found.mean, place, xerr=found.half, fmt="o", color=colour, markersize=4, capsize=2)
-        axis.axvline(0, color="grey", linewidth=0.6)
-        axis.set_title(question)
-        axis.set_xlabel("SRCC")
-        axis.grid(axis="x", alpha=0.3)
-    axes[0].set_yticks(range(len(arms)), [ARMS[arm].title for arm in arms], fontsize=8)
-    _save(figure, path)
-
-
-def plot_selection(rows: Rows, path: Path) -> None:
-    """Reliability by number of draws, one line a seed."""
-    figure, axis = plt.subplots(figsize=(4.5, 3))
-    draws = np.arange(1, 33)
-    for spread in spreads(rows):
-        axis.plot(draws, [spread.reliability(int(n)) for n in draws], color="tab:red", alpha=0.6)
-    for level in (0.95, 0.99):
-        axis.axhline(level, color="grey", linewidth=0.6)
-    axis.set_xscale("log", base=2)
-    axis.set_xlabel("draws averaged")
-    axis.set_ylabel("reliability of the score")
-    _save(figure, path)
-
-
-def _save(figure: plt.Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.tight_layout()
-    figure.savefig(path, dpi=80, metadata={"Software": None})
-    plt.close(figure)
+    style = {name: ink for name in ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")}
+    with plt.rc_context({**style, "axes.facecolor": ground, "savefig.facecolor": ground, "font.size": 10.5}):
+        figure, axes = plt.subplots(
+            1, len(QUESTIONS), figsize=(11, 0.36 * len(arms) + 1), sharex=True, sharey=True, layout="constrained"
+        )
+        for axis, question in zip(axes, QUESTIONS, strict=True):
+            for place, arm in enumerate(arms):
+                found = estimate(list(values_of(rows, arm, question, "srcc").values()))
+                colour = ours if arm.startswith("charm") else ink if arm == "native" else rival
+                axis.errorbar(found.mean, place, xerr=found.half, fmt="o", color=colour, markersize=5, capsize=2.5)
+            axis.set(title=question, xlabel="SRCC", xlim=(-0.12, 1.06), xticks=(0, 0.5, 1))
+            axis.axvline(0, color=ink, linewidth=0.6)
+            axis.grid(alpha=0.25)
+            axis.spines[:].set_visible(False)
+            axis.tick_params(length=0)
+        axes[0].set_yticks(range(len(arms)), [ARMS[arm].title for arm in arms])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=160, metadata={"Software": None})
+        plt.close(figure)
 
 
 def make_tables(results: Path) -> dict[str, str]:
@@ -273,10 +268,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     for page in args.pages:
         fill_page(page, tables)
     if "planted" in tables:
-        plot_planted(read_rows(args.results / "planted" / "results.csv"), args.images / "evidence_planted.png")
-    if "selection" in tables:
-        drawn = read_rows(args.results / "selection" / "results.csv.gz")
-        plot_selection(drawn, args.images / "evidence_selection.png")
+        for scheme, colours in SCHEMES.items():
+            planted = read_rows(args.results / "planted" / "results.csv")
+            plot_planted(planted, args.images / f"evidence-{scheme}.png", *colours)
     for name, table in tables.items():
         print(f"\n{name}\n\n{table}")
 

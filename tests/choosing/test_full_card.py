@@ -22,7 +22,15 @@ pytestmark = pytest.mark.slow
 
 BURSTS, FRAMES, SINGLES, COPIES, HEICS, AVIFS, RAWS = 40, 4, 100, 30, 30, 10, 20
 ODD = [
-    *("🏔️ Gipfel.jpg", "👩‍👩‍👧‍👦.jpg", "日本.jpg", "עברית.jpg", "Größe, “schön”.jpg", "it's 100% #1?.jpg", "a & <b>.jpg"),
+    *(
+        "🏔️ Gipfel.jpg",
+        "👩‍👩‍👧‍👦.jpg",
+        "日本.jpg",
+        "עברית.jpg",
+        "Größe, “schön”.jpg",
+        "it's 100% #1?.jpg",
+        "a & <b>.jpg",
+    ),
     *("=1+1.jpg", "-o.jpg", " leading.jpg", "two  spaces.jpg", "semi;colon.jpg", "new\nline.jpg", "tab\there.jpg"),
     *("back\\slash.jpg", "$HOME.jpg", "x.y.z.JPEG", "[1].jpg", unicodedata.normalize("NFC", "Zürich.jpg")),
     unicodedata.normalize("NFD", "Zürich.jpg"),

@@ -92,13 +92,19 @@ def test_photos_that_are_gone_are_counted_and_their_rows_stay(card, tmp_path):
     [
         (["scores.csv", "-o", "scores.csv"], "the table itself"),
         (["scores.csv", "--label", "Green"], "--write-xmp"),
-        (["scores.csv", "--write-xmp", "--stars", "moon"], "percentile, range"),
+        (["scores.csv", "--write-xmp", "--stars", "moon"], "percentile, range, training"),
+        (
+            ["scores.csv", "--write-xmp", "--stars", "training", "--model", "bare"],
+            "`score_quantiles`; this one has none",
+        ),
         (["nothing.csv"], "no score table"),
         (["scores.csv", "-o", "best.xlsx"], "ending in .csv"),
     ],
 )
 def test_wrong_usage_is_one_line_and_changes_nothing(card, arguments, reason):
     before = card.read_bytes()
+    (card.parent / "bare").mkdir()
+    (card.parent / "bare/config.json").write_text("{}")
     done = charm_hf("select", *arguments)
     assert done.exit_code == 2
     assert reason in done.stderr

@@ -1,15 +1,18 @@
 """Ratings in XMP, as exiftool and people's own files see them."""
 
 import json
+import re
 import shutil
 import struct
 import subprocess
+from pathlib import Path
 
 import pytest
 from camera_photos import save_taken, scene, write_scores
 from PIL import Image
 from typer.testing import CliRunner
 
+from charm_hf import embedded_model_path
 from charm_hf.choosing.delivery import stars_by_percentile, stars_by_range
 from charm_hf.choosing.xmp import rate, read_rating
 from charm_hf_cli import app
@@ -159,3 +162,18 @@ def test_the_rest_is_rejected_and_stars_follow_the_whole_table(tmp_path, monkeyp
     read = [exiftool(tmp_path / name, "-XMP-xmp:all") for name in scores]
     assert [found["XMP-xmp:Rating"] for found in read] == [-1] * 6 + [4, 4, 5, 5]
     assert [found.get("XMP-xmp:Label") for found in read] == [None] * 6 + ["Green"] * 4
+
+
+def test_stars_follow_the_ratings_that_the_model_learnt_from(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scores = {f"{number}.jpg": float(number) for number in range(1, 8)}
+    for number, name in enumerate(scores):
+        save_taken(scene(number), tmp_path / name)
+    write_scores(tmp_path / "scores.csv", scores)
+    done = CliRunner().invoke(app, ["select", "scores.csv", "--write-xmp", "--stars", "training"])
+    assert done.exit_code == 0, done.output
+    given = [int(re.search(r'xmp:Rating="(.)"', (tmp_path / f"{name}.xmp").read_text())[1]) for name in scores]
+    with open(Path(embedded_model_path()) / "config.json") as file:
+        fifths = json.load(file)["score_quantiles"][20:100:20]
+    assert given == [1 + sum(score > fifth for fifth in fifths) for score in scores.values()]
+    assert (given[0], given[-1]) == (1, 5)

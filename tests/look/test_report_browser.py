@@ -417,5 +417,10 @@ def test_the_large_view_says_why_of_the_best_and_the_worst(open_page, burst_repo
     assert not page.locator("#viewer-why").is_visible()
     page.keyboard.press("ArrowRight")
     assert page.locator("#viewer-why").is_visible()
+    phone = open_page(burst_report, viewport={"width": 390, "height": 800})
+    phone.locator(".card").first.click()
+    phone.click("#viewer-why")  # its words stay readable: it is moved about, and nothing else is
+    phone.wait_for_function("document.querySelector('#viewer-image').getBoundingClientRect().width >= 700")
+    assert phone.evaluate("document.documentElement.scrollWidth") <= 390
     plain = open_page(small_report)
     assert not plain.locator("#stacked-label").is_visible()

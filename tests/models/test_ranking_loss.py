@@ -1,9 +1,10 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from charm_hf.metrics import series_agreement
+from charm_hf.metrics import series_agreement, series_intervals
 from charm_hf.models.scores_charm import ranking_loss
 
 
@@ -22,6 +23,22 @@ def test_a_batch_without_a_pair_costs_nothing_and_has_a_finite_gradient():
     loss = ranking_loss(scores, torch.tensor([2.0, 1.0]), torch.tensor([1, 2]))
     loss.backward()
     assert (loss.item(), scores.grad.tolist()) == (0, [0, 0])
+
+
+def test_the_more_series_the_narrower_the_intervals_around_their_agreement():
+    random = np.random.default_rng(0)
+
+    def measured(count):
+        rated, groups = np.tile([0.0, 1.0], count), np.repeat(np.arange(count), 2)
+        data = rated + random.normal(size=2 * count), rated, groups
+        low, high = series_intervals(*data)["pair_accuracy"]
+        value = series_agreement(*data)["pair_accuracy"]
+        assert low < value < high
+        # Of independent pairs the interval is that of a share.
+        assert high - low == pytest.approx(2 * 1.96 * np.sqrt(value * (1 - value) / count), rel=0.15)
+
+    measured(100)
+    measured(900)
 
 
 def test_series_agreement_by_hand():

@@ -1,6 +1,7 @@
 """How checkpoints are measured, compared, and trained several times."""
 
 import csv
+import itertools
 
 import numpy as np
 import pytest
@@ -68,7 +69,24 @@ def evaluations(checkpoint, photo_table, tmp_path_factory):
     less = ["--processor", "{max_num_patches: 6, overflow: resize}", "--predictions_format", "parquet"]
     run_in_process("evaluate_model", *flags, *less, "--output_dir", root / "less")
     run_in_process("evaluate_model", *flags, "--fold", "0", "--output_dir", root / "fold")
+    run_in_process("evaluate_model", *flags, "--group_column", "kind", "--output_dir", root / "series")
     return root
+
+
+def test_the_order_within_series_is_measured(evaluations):
+    found = read_json(evaluations / "series" / "metrics.json")["metrics"]
+    rows = list(csv.DictReader((evaluations / "series" / "predictions.csv").open()))
+    pairs = [
+        (float(one["predicted_score"]) > float(other["predicted_score"]))
+        for one, other in itertools.permutations(rows, 2)
+        if int(one["image_id"].split(".")[0]) % 2 == int(other["image_id"].split(".")[0]) % 2  # of one kind
+        and float(one["score"]) > float(other["score"])
+    ]
+    assert found["pair_accuracy"]["value"] == pytest.approx(sum(pairs) / len(pairs))
+    assert 0 <= found["series_top1"]["interval"][0] <= found["series_top1"]["interval"][1] <= 1
+    assert found.keys() - read_json(evaluations / "whole" / "metrics.json")["metrics"].keys() == {
+        *("pair_accuracy", "series_top1")
+    }
 
 
 def test_two_checkpoints_are_compared_on_the_same_photos(evaluations, tmp_path, capsys):

@@ -1,0 +1,1 @@
+"""How many ratings a personal head takes."""
