@@ -57,9 +57,8 @@ class Delivery:
     def __post_init__(self) -> None:
         for name, names in (("write_xmp", (None, *XMP_PLACES)), ("stars", STARS)):
             if getattr(self, name) not in names:
-                raise ValueError(
-                    f"`{name}` must be one of {', '.join(filter(None, names))}, got {getattr(self, name)!r}."
-                )
+                allowed = ", ".join(filter(None, names))
+                raise ValueError(f"`{name}` must be one of {allowed}, got {getattr(self, name)!r}.")
         if self.stars == "training" and not self.quantiles:
             raise ValueError("`--stars training` needs a checkpoint with `score_quantiles`; this one has none.")
         if self.write_xmp is None and (self.label or self.reject_rest):
@@ -182,15 +181,11 @@ def copy_photo(content: Path | bytes, name: str, folder: Path) -> Path:
                 else:
                     shutil.copy2(content, draft)
             return target
-        if target.is_file() and _same_content(content, target):
-            return target
+        if target.is_file():
+            is_bytes = isinstance(content, bytes)
+            if target.read_bytes() == content if is_bytes else filecmp.cmp(content, target, shallow=False):
+                return target
     raise FileExistsError(f"{os.fspath(folder)!r} holds too many files called {name!r}.")
-
-
-def _same_content(content: Path | bytes, file: Path) -> bool:
-    if isinstance(content, bytes):
-        return file.read_bytes() == content
-    return filecmp.cmp(content, file, shallow=False)
 
 
 def name_of_copy(path: str, key: str | None = None) -> str:
@@ -205,19 +200,16 @@ def write_chosen(
     """Write the chosen rows as a table, with `series` and `reason` where series were asked for."""
     further = _SERIES_COLUMNS if chosen.series else ()
     names = [*(name for name in columns if name not in further), *further]
-    kinds: dict[str, Any] = {
-        name: int if name in ("width", "height", "tokens", "series") else float for name in (*NUMBERS, "series")
-    }
-    kinds |= {"spread": float, "distribution": list[float]}
-    records = []
-    for place in chosen.places:
-        row = {**rows[place], "series": chosen.series.get(place), "reason": chosen.reasons.get(place)}
-        values = {name: row.get(name) for name in names}
-        records.append(
-            {name: float(value) if value and kinds.get(name) is float else value for name, value in values.items()}
-        )
+    kinds: dict[str, Any] = {name: float for name in (*NUMBERS, "spread")} | {"distribution": list[float]}
+    kinds |= dict.fromkeys(("width", "height", "tokens", "series"), int)
+
+    def cell(row: Mapping[str, Any], name: str) -> Any:
+        value = row.get(name)
+        return float(value) if value and kinds.get(name) is float else value
+
+    found = ({**rows[at], "series": chosen.series.get(at), "reason": chosen.reasons.get(at)} for at in chosen.places)
     with written_table(file, names, kinds) as write:
-        write(records)
+        write([{name: cell(row, name) for name in names} for row in found])
 
 
 def select_photos(

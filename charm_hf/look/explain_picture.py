@@ -65,9 +65,8 @@ def draw_panels(seen: SeenPhoto, *, dark: bool = False, columns: int | None = No
     count = 4 if isinstance(seen, Explanation) else 2
     columns = columns or (2 if width >= 0.9 * height else count)
     rows = count // columns
-    figure = Figure(
-        (columns * (width + 0.3), rows * (height + 0.9) + (0.8 if count > 2 else 0)), _DOTS, facecolor=inks.ground
-    )
+    size = columns * (width + 0.3), rows * (height + 0.9) + (0.8 if count > 2 else 0)
+    figure = Figure(size, _DOTS, facecolor=inks.ground)
     figure.set_layout_engine("constrained", w_pad=0.15, h_pad=0.15)
     canvas = FigureCanvasAgg(figure)
     panels = figure.subplots(rows, columns).reshape(-1)
@@ -87,9 +86,8 @@ def _label(axes: Any, inks: _Inks, title: str, caption: str, distance: float = 6
     """Title above and caption below a panel, `distance` in points."""
     axes.set_title(title, loc="left", fontsize=16, color=inks.text, pad=8)
     width = axes.figure.get_figwidth() / axes.get_subplotspec().get_gridspec().ncols
-    axes.set_xlabel(
-        textwrap.fill(caption, int(width * 10.5)), loc="left", fontsize=11, color=inks.quiet, labelpad=distance
-    )
+    text = textwrap.fill(caption, int(width * 10.5))
+    axes.set_xlabel(text, loc="left", fontsize=11, color=inks.quiet, labelpad=distance)
 
 
 def _show(axes: Any, pixels: Any, area: tuple[float, float, float, float], **options: Any) -> Any:
@@ -155,19 +153,14 @@ def _draw_heat(axes: Any, seen: Explanation, inks: _Inks, height: float) -> None
     scale.tick_params(length=0, labelsize=10, labelcolor=inks.quiet)
     parts, digits, other = seen.contributions, _digits(seen), _AGAINST[seen.against]
     if seen.method == "occlusion":
-        title, caption = (
-            "What the score would lose",
-            f"orange: worse when {other} hides this place alone, blue: better",
-        )
+        title = "What the score would lose"
+        caption = f"orange: worse when {other} hides this place alone, blue: better"
     else:
-        up, down = parts[parts > 0].sum(), -parts[parts < 0].sum()
-        title, caption = (
-            "What moved the score",
-            (
-                f"from {seen.score_against:.{digits}f} for {other}: raised by {up:.{digits}f} (orange), lowered by "
-                f"{down:.{digits}f} (blue)"
-            ),
+        title = "What moved the score"
+        whence, up, down = (
+            f"{number:.{digits}f}" for number in (seen.score_against, parts.clip(0).sum(), (-parts).clip(0).sum())
         )
+        caption = f"from {whence} for {other}: raised by {up} (orange), lowered by {down} (blue)"
     _label(axes, inks, title, f"Points for 1 % of the area; {caption}", distance=40)
 
 

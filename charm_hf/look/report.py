@@ -146,10 +146,10 @@ def write_report(
         data = _page_data(photos, failed, output.absolute().parent, thumbnails, link_originals)
         data["explained"] = [place for place, _ in reasons]
         page.write(after.replace("{{data}}", _script_json(data), 1))
-    missing = sum(bool(photo.note) for photo in photos)
+    missing = [f"{photo.row['path']!r}: {photo.note}" for photo in photos if photo.note]
     if missing:
-        logger.warning("%d of %d photos cannot be shown: %s", missing, len(photos), _first_note(photos))
-    return ReportSummary(output, len(photos), len(failed), missing, output.stat().st_size)
+        logger.warning("%d of %d photos cannot be shown: %s", len(missing), len(photos), missing[0])
+    return ReportSummary(output, len(photos), len(failed), len(missing), output.stat().st_size)
 
 
 def _check_options(output: Path, thumbnails: str, size: int | None, quality: int) -> None:
@@ -244,31 +244,13 @@ def _page_data(
         links = [url if link_originals else "", url if thumbnails == "link" else ""]
         numbers = [row[column] for column in NUMBERS]
         name = _plain(str(row.get("key") or name))  # of photos in an archive, which share a path
-        rows.append(
-            [
-                _plain(row["path"]),
-                name,
-                place,
-                *numbers,
-                row["distribution"],
-                extra or None,
-                photo.note,
-                *links,
-                photo.series,
-            ]
-        )
+        cells = _plain(row["path"]), name, place, *numbers, row["distribution"], extra or None
+        rows.append([*cells, photo.note, *links, photo.series])
     exported = [column for column in (photos[0].row if photos else {}) if column != "error"]
     errors = [[_plain(row["path"]), _plain(row["error"])] for row in failed]
     identity = hashlib.sha256(json.dumps([row[0] for row in rows]).encode()).hexdigest()[:16]
-    return {
-        "id": identity,
-        "chunk": _CHUNK,
-        "columns": columns,
-        "folders": list(folders),
-        "rows": rows,
-        "errors": errors,
-        "exported": exported,
-    }
+    data = {"id": identity, "chunk": _CHUNK, "columns": columns, "folders": list(folders)}
+    return {**data, "rows": rows, "errors": errors, "exported": exported}
 
 
 def _plain(value: Any) -> Any:
@@ -289,10 +271,6 @@ def _url(file: Path, folder: Path) -> str:
     except ValueError:  # another drive
         return file.absolute().as_uri()
     return "./" + quote(os.fsencode(relative.replace(os.sep, "/")))
-
-
-def _first_note(photos: Sequence[_Photo]) -> str:
-    return next(f"{photo.row['path']!r}: {photo.note}" for photo in photos if photo.note)
 
 
 def _template(title: str, link_files: bool) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,17 +49,6 @@ class Taste:
     def is_better(self) -> bool:
         """Whether the personal model agrees better with the person than the base does."""
         return self.srcc > self.base_srcc
-
-
-class Head(NamedTuple):
-    """A linear head: (D,) weights and a bias."""
-
-    weights: np.ndarray
-    bias: float
-
-    def __call__(self, features: np.ndarray) -> np.ndarray:
-        """(N,) logits of (N, D) features."""
-        return features @ self.weights + self.bias
 
 
 def personalize(
@@ -102,7 +91,7 @@ def personalize(
     wanted = np.log(normalized / (1 - normalized))
     opinion = _opinion(model, features.mean(0))
     held_out = held_out_scores(features, wanted, opinion, folds, seed)
-    personal = _with_head(model, fit_head(features, wanted, opinion), score_range)
+    personal = _with_head(model, *fit_head(features, wanted, opinion), score_range)
     base = np.array([row.score for row, _ in seen])
     return Taste(personal, len(seen), len(rows) - len(seen), float(srcc(base, given)), float(srcc(held_out, given)))
 
@@ -128,12 +117,12 @@ def held_out_scores(
     features, held_out = features - features.mean(0), np.empty(len(features))
     for number in range(folds):
         inside = fold != number
-        held_out[~inside] = features[~inside] @ fit_head(features[inside], wanted[inside], opinion).weights
+        held_out[~inside] = features[~inside] @ fit_head(features[inside], wanted[inside], opinion)[0]
     return held_out
 
 
-def fit_head(features: np.ndarray, wanted: np.ndarray, opinion: np.ndarray) -> Head:
-    """Least squares on the base's opinion, then a ridge on what that leaves.
+def fit_head(features: np.ndarray, wanted: np.ndarray, opinion: np.ndarray) -> tuple[np.ndarray, float]:
+    """Weights (D,) and bias: least squares on the base's opinion, then a ridge on what that leaves.
 
     Args:
         features: (N, D).
@@ -154,19 +143,19 @@ def fit_head(features: np.ndarray, wanted: np.ndarray, opinion: np.ndarray) -> H
     best = _STRENGTHS[int(np.argmin(errors))]
     ridge = right.T @ (values / (values**2 + best) * along)
     weights = slope * opinion + ridge / spread
-    return Head(weights, float(wanted.mean() - mean @ weights))
+    return weights, float(wanted.mean() - mean @ weights)
 
 
 def _with_head(
-    model: CharmForAestheticScoring, head: Head, score_range: tuple[float, float]
+    model: CharmForAestheticScoring, weights: np.ndarray, bias: float, score_range: tuple[float, float]
 ) -> CharmForAestheticScoring:
     low, high = score_range
     personal = CharmForAestheticScoring.from_backbone(model, score_range=(float(low), float(high)))
     classifier = personal.classifier
     with torch.no_grad():
-        classifier.weight.copy_(torch.from_numpy(head.weights)[None])
-        classifier.bias.fill_(head.bias)
+        classifier.weight.copy_(torch.from_numpy(weights)[None])
+        classifier.bias.fill_(bias)
     return personal.eval()
 
 
-__all__ = ["Head", "Taste", "fit_head", "held_out_scores", "personalize"]
+__all__ = ["Taste", "fit_head", "held_out_scores", "personalize"]

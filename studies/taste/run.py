@@ -82,7 +82,7 @@ def follow(
     """
     order = random.permutation(len(features))
     base, held_out, rated = np.split(order, [len(order) // 2, len(order) // 2 + HELD_OUT])
-    opinion = fit_head(features[base], mean_votes[base], np.zeros(features.shape[1])).weights
+    opinion = fit_head(features[base], mean_votes[base], np.zeros(features.shape[1]))[0]
 
     def agreement(scores: np.ndarray, photos: np.ndarray) -> float:
         return float(spearmanr(scores, stars[photos])[0])
@@ -90,7 +90,7 @@ def follow(
     before, found = agreement(features[held_out] @ opinion, held_out), []
     for some in (rated[:count] for count in COUNTS):
         learnt = features[some], logit(stars[some]), opinion
-        after = agreement(fit_head(*learnt)(features[held_out]), held_out)
+        after = agreement(features[held_out] @ fit_head(*learnt)[0], held_out)
         is_written = agreement(held_out_scores(*learnt), some) > agreement(features[some] @ opinion, some)
         found.append((before, after, is_written, after if is_written else before))
     return found
