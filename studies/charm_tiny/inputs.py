@@ -25,7 +25,7 @@ from PIL import Image
 from charm_hf import CharmImageProcessor
 from studies.oasis.photos import OasisData
 from studies.results import markdown, read_rows, write_rows
-from studies.statistics_of_runs import estimate
+from studies.statistics_of_runs import Estimate, claims, estimate
 from studies.tokenization.arms import TOKENIZATIONS, Tokenization
 from studies.tokenization.token_cache import ensure_cache, flip_tokens, load_cache
 from studies.tokenization.training import Part, Recipe, run
@@ -99,9 +99,13 @@ def train_arm(arm: str, seed: int, fold: int, start: Path, data: OasisData, work
 
 
 def table(path: Path) -> str:
-    """Mean of each arm and Charm's lead over it, paired by seed and fold; intervals allow for shared photos."""
+    """Mean of each arm and Charm's lead over it, paired by seed and fold; intervals allow for shared photos.
+
+    A lead is bold if it holds after Holm's correction for all of the table.
+    """
     rows = read_rows(path)
-    lines = []
+    lines: list[list[str]] = []
+    leads: list[list[Estimate | None]] = []
     for start in dict.fromkeys(row["start"] for row in rows):
         own = [row for row in rows if row["start"] == start]
         values = {
@@ -111,11 +115,12 @@ def table(path: Path) -> str:
             if not found:
                 continue
             shared = [key for key in found if key in values["charm"]]
-            more = estimate([values["charm"][key] - found[key] for key in shared], FOLD_RATIO)
+            more = estimate([values["charm"][key] - found[key] for key in shared], FOLD_RATIO) if shared else None
+            leads.append([None if arm == "charm" else more])
             tokens = next(row["tokens"] for row in own if row["arm"] == arm)
-            mean = np.mean(list(found.values()))
-            lines.append([start, arm, tokens, str(len(found)), f"{mean:.3f}", "" if arm == "charm" else str(more)])
-    return markdown(["start", "input", "tokens", "runs", "SRCC", "Charm's lead"], lines)
+            lines.append([start, arm, tokens, str(len(found)), f"{np.mean(list(found.values())):.3f}"])
+    cells = [[*line, *lead] for line, lead in zip(lines, claims(leads), strict=True)]
+    return markdown(["start", "input", "tokens", "runs", "SRCC", "Charm's lead"], cells)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,6 +1,7 @@
 """The steps that make `charm-tiny`, and that what lies in the package is what they are for."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -9,10 +10,14 @@ from PIL import Image
 from support import photo_path, tiny_backbone_config, tiny_processor
 
 from charm_hf import CharmForAestheticScoring, CharmImageProcessor, embedded_model_path
+from charm_hf.files import sha256_of
 from charm_hf.training.partition import assign_folds
 from studies.calibration.run import read_predictions
 from studies.charm_tiny import baselines, head, inputs, start
 from studies.results import read_rows, write_rows
+
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_embedded_model_sees_a_typical_photo_at_two_scales_with_native_regions():
@@ -30,6 +35,16 @@ def test_the_embedded_model_computes_in_single_precision_and_tells_photos_apart(
     with torch.no_grad():
         scores = [model(**processor(photo_path(name))).scores.item() for name in ("coffee", "chelsea", "astronaut")]
     assert max(scores) - min(scores) > 0.1
+
+
+def test_the_card_tells_of_the_shipped_files_and_the_committed_folds():
+    card = (ROOT / "model_cards" / "charm-tiny.md").read_text("utf-8")
+    for name in ("model.safetensors", "config.json", "preprocessor_config.json"):
+        assert f"| `{name}` | `{sha256_of(Path(embedded_model_path()) / name)}` |" in card
+    rows = read_rows(ROOT / "studies" / "charm_tiny" / "results.csv")
+    for metric in ("srcc", "plcc", "mae", "mse"):
+        found = [float(row[metric]) for row in rows]
+        assert f" {np.mean(found):.3f} ± {np.std(found, ddof=1):.3f} |" in card
 
 
 def test_it_starts_from_a_projection_that_whitens_patches():
