@@ -11,7 +11,7 @@ import torch
 from transformers import AutoImageProcessor, AutoTokenizer, PretrainedConfig
 from transformers.image_processing_utils import BatchFeature
 from transformers.models.auto.image_processing_auto import get_image_processor_class_from_name
-from transformers.processing_utils import ProcessorMixin
+from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, ProcessorMixin, Unpack
 from transformers.utils import TensorType, logging
 
 from .checkpoint_charm import MMLQ_AUTO_MAP, save_code_files
@@ -24,6 +24,8 @@ logger = logging.get_logger(__name__)
 
 # BERT's, and the paper's.
 MAX_TEXT_LENGTH = 512
+# Arguments of a call that are about the texts, where the image processor has none of that name.
+_TEXT_ARGUMENTS = ("max_text_length", "max_length", "padding", "pad_to_multiple_of")
 # Side of the smallest patches in use, in pixels: an image processor does not know those of its encoder.
 SMALLEST_PATCH = 14
 
@@ -162,11 +164,9 @@ class MmlqProcessor(ProcessorMixin):
         images: Any,
         text: Any = None,
         comments: Any = None,
-        return_tensors: str | TensorType | None = "pt",
-        max_text_length: int | None = None,
-        return_num_truncated_tokens: bool = False,
+        return_num_truncated_tokens: bool | None = None,
         plans: Sequence[PhotoPlan | SquarePlan] | None = None,
-        **images_kwargs: Any,
+        **kwargs: Unpack[ProcessingKwargs],
     ) -> BatchFeature:
         """Prepare one photo or a list of photos.
 
@@ -175,30 +175,44 @@ class MmlqProcessor(ProcessorMixin):
             text: the comments, one list of strings a photo; `None` or an empty list for a photo without any. Blank
                 comments do not count. `None` instead of the whole: no photo has comments.
             comments: the same by its own name.
-            return_tensors: `"pt"` or `"np"`.
-            max_text_length: for this call only.
             return_num_truncated_tokens: return the number of tokens that were cut off, too.
             plans: what [`~MmlqProcessor.plan`] said of each photo, where it was asked before.
-            images_kwargs: for the image processor.
+            kwargs: `return_tensors` (`"pt"`, the default, or `"np"`), parameters of the image processor, and where it
+                has none of that name those of [`~MmlqProcessor.tokenize_comments`]. Either may stand in a dictionary
+                of its own: `images_kwargs`, `text_kwargs`.
 
         Returns:
             what the image processor gives; unless `comments` is `None`, `input_ids` and `attention_mask` (B, T) and
             what else the tokenizer gives; `num_truncated_tokens` (B,) if asked for.
 
         Raises:
-            ValueError: if the comments are not as many as the photos or not strings, or a photo cannot be read.
+            ValueError: if the comments are not as many as the photos or not strings, a photo cannot be read, or an
+                argument is given twice.
         """
         is_single = not isinstance(images, (list, tuple)) and getattr(images, "ndim", 3) != 4
         photos = [images] if is_single else list(images)
+        return_tensors = kwargs.pop("return_tensors", "pt")
+        text_kwargs, images_kwargs = self._share_out(kwargs)
         if plans is not None and self.is_charm:
             images_kwargs["plans"] = plans
         features = dict(self.image_processor(self._read(photos), return_tensors=return_tensors, **images_kwargs))
         if (said := comments if text is None else text) is not None:
             texts = batch_comments(said, len(photos), is_single)
-            features |= self.tokenize_comments(texts, max_text_length, return_tensors)
+            features |= self.tokenize_comments(texts, return_tensors=return_tensors, **text_kwargs)
             if not return_num_truncated_tokens:
                 del features["num_truncated_tokens"]
         return BatchFeature(features)
+
+    def _share_out(self, kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Arguments of a call that are about the texts, and those that are about the images."""
+        text_kwargs, images_kwargs = (dict(kwargs.pop(name, {})) for name in ("text_kwargs", "images_kwargs"))
+        known = getattr(self.image_processor, "valid_kwargs", ImagesKwargs).__annotations__
+        for name, value in kwargs.items():
+            shared = text_kwargs if name in _TEXT_ARGUMENTS and name not in known else images_kwargs
+            if name in shared:
+                raise ValueError(f"`{name}` is given twice: by itself, and in `text_kwargs` or `images_kwargs`.")
+            shared[name] = value
+        return text_kwargs, images_kwargs
 
     def _read(self, photos: list[Any]) -> list[Any]:
         if self.is_charm:  # reads by itself, at a reduced size
@@ -210,19 +224,24 @@ class MmlqProcessor(ProcessorMixin):
         comments: Sequence[Sequence[str]],
         max_text_length: int | None = None,
         return_tensors: str | TensorType | None = "pt",
+        max_length: int | None = None,
+        padding: bool | str = True,
+        pad_to_multiple_of: int | None = None,
     ) -> BatchFeature:
         """Join the comments of each photo into one text and tokenize it.
 
         Args:
             comments: one list of strings a photo.
-            max_text_length: `None` takes the processor's own.
+            max_text_length, max_length: number of tokens kept; `None` takes the processor's own.
             return_tensors: `"pt"` or `"np"`.
+            padding: to the longest text (`True`) or to the number of tokens kept (`"max_length"`).
+            pad_to_multiple_of: to a length that is a multiple of it.
 
         Returns:
             `input_ids` and `attention_mask` (B, T), whose rows are zero for photos without comments;
             `num_truncated_tokens` (B,), which were cut off and are reported as a warning.
         """
-        limit = max_text_length or self.max_text_length
+        limit = max_text_length or max_length or self.max_text_length
         texts = [self.comment_separator.join(comment for comment in entry if comment.strip()) for entry in comments]
         encoded = self.tokenizer(texts, truncation=False, verbose=False)
         lost = [max(0, len(tokens) - limit) for tokens in encoded["input_ids"]]
@@ -235,7 +254,8 @@ class MmlqProcessor(ProcessorMixin):
         for row, text in enumerate(texts):
             if not text:
                 encoded["attention_mask"][row] = [0] * len(encoded["attention_mask"][row])
-        padded = self.tokenizer.pad(encoded, padding=True, return_attention_mask=True)
+        lengths = {"max_length": limit if padding == "max_length" else None, "pad_to_multiple_of": pad_to_multiple_of}
+        padded = self.tokenizer.pad(encoded, padding=padding, return_attention_mask=True, **lengths)
         return BatchFeature({**padded, "num_truncated_tokens": lost}, tensor_type=return_tensors)
 
     @property

@@ -1,4 +1,4 @@
-"""Twenty photos, what they become as tokens, and how they score: the same on every machine.
+"""What is the same on every machine: twenty photos' tokens and scores, and the regions that many photos keep.
 
 python tests/helpers/same_everywhere.py tokens  # write down what is found now, after a change meant to move it
 python tests/helpers/same_everywhere.py scores  # after new weights of the embedded model
@@ -13,14 +13,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from many_photos import PLAIN_IMAGES, make_photos
 from PIL import Image
 from support import FIXTURES, photo_path
 
 from charm_hf import CharmForAestheticScoring, CharmImageProcessor, embedded_model_path
+from charm_hf.models.patch_selection_charm import SELECTIONS as EVERY_SELECTION
+from charm_hf.models.patch_selection_charm import measure_importance, rank_regions
 
 
 RECORDS = FIXTURES / "same_everywhere"
 SELECTIONS = ("frequency", "released_frequency", "gradient", "entropy")
+MEASURED = (*SELECTIONS, "spectral_residual")
 
 
 def twenty_photos() -> dict[str, np.ndarray]:
@@ -81,6 +85,23 @@ def find_scores() -> dict[str, float]:
         return {name: round(model(**processor(photo)).scores.item(), 6) for name, photo in twenty_photos().items()}
 
 
+def find_choices() -> dict[str, str]:
+    """Hash of the 64 regions that each of ten images keeps, as 8-bit and float computations rank them, by selection.
+
+    Not written down: some of the photos are JPEG files.
+    """
+    images = make_photos(7) + [PLAIN_IMAGES[name]() for name in ("squares of many greys", "stripes of 3", "saturated")]
+    found = {}
+    for name in MEASURED:
+        digest, selection = hashlib.sha256(), EVERY_SELECTION[name]
+        for planes in images:
+            for importance in (measure_importance(selection, planes, 28), selection.importance(planes, 28)):
+                kept = rank_regions(importance, (0, len(importance)))[:64].sort().values
+                digest.update(kept.numpy().tobytes())
+        found[name] = digest.hexdigest()
+    return found
+
+
 FOUND_BY = {"tokens": find_tokens, "scores": find_scores}
 
 
@@ -101,10 +122,18 @@ def differences() -> list[str]:
     ]
 
 
+def report() -> None:
+    """Print a line of JSON for one and for two threads: how this process computes, and what it finds."""
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        found = {"capability": torch.backends.cpu.get_cpu_capability().lower(), "threads": torch.get_num_threads()}
+        print(json.dumps({**found, "differences": differences(), "choices": find_choices()}), flush=True)
+
+
 def main() -> None:
-    """Write one record, or complain of differences."""
-    if sys.argv[1:] == ["check"]:
-        sys.exit("\n".join(differences()) or None)
+    """Write records, or report what is found."""
+    if sys.argv[1:] == ["report"]:
+        return report()
     for kind in sys.argv[1:]:
         RECORDS.mkdir(exist_ok=True)
         text = json.dumps(FOUND_BY[kind](), indent=1) + "\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -204,6 +205,23 @@ def test_of_two_towers_the_vision_tower_is_taken_with_its_weights_and_pixel_stat
         assert processor.patch_size == 16
 
 
+def test_a_licence_that_is_none_of_open_source_is_told_before_weights_of_a_repository_are_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "models--someone--dinov3"
+    snapshot = repository / "snapshots" / commit
+    tiny_backbone_config("dinov3_vit").save_pretrained(snapshot)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    logging.getLogger("transformers").propagate = logging.getLogger("charm_hf").propagate = True
+    with caplog.at_level(logging.WARNING), pytest.raises(OSError, match="safetensors"):  # there are none
+        CharmForAestheticScoring.from_backbone(
+            "someone/dinov3", backbone_kwargs={"cache_dir": tmp_path, "local_files_only": True}
+        )
+    assert "someone/dinov3 come under 'dinov3-license': read it" in caplog.text
+
+
 def test_weights_that_an_encoder_lacks_are_named(tmp_path: Path) -> None:
     AutoModel.from_config(tiny_backbone_config("dinov3_vit", num_hidden_layers=1)).save_pretrained(tmp_path)
     tiny_backbone_config("dinov3_vit").save_pretrained(tmp_path)
@@ -285,14 +303,17 @@ def test_an_adapter_on_the_patch_projection_is_trained_and_another_projection_is
     assert torch.equal(scores_of(model, inputs), scores_of(model, brighter))
 
 
-def test_input_gradients_survive_checkpointing() -> None:
-    model = tiny_model().train()
-    model.charm.backbone.requires_grad_(False)
-    model.enable_input_require_grads()
-    model.gradient_checkpointing_enable({"use_reentrant": True})
-    model.charm.backbone.layernorm.requires_grad_(True)
-    model(**tiny_processor(model)(some_photos()), labels=torch.tensor([2.0, 4.0, 6.0, 8.0])).loss.backward()
-    assert model.charm.backbone.layernorm.weight.grad is not None
+@pytest.mark.parametrize("backbone", TABLE)
+def test_adapters_of_every_type_have_the_documented_targets_and_survive_reentrant_checkpointing(backbone: str) -> None:
+    peft = pytest.importorskip("peft")
+    model = tiny_model(backbone).train()
+    adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj", "v_proj"], r=2))
+    adapted.enable_input_require_grads()
+    adapted.gradient_checkpointing_enable({"use_reentrant": True})
+    adapted(**tiny_processor(model)(some_photos()[:2]), labels=torch.tensor([2.0, 8.0])).loss.backward()
+    adapters = [value for name, value in adapted.named_parameters() if "lora_B" in name]
+    assert len(adapters) == 4
+    assert all(value.grad is not None and value.grad.any() for value in adapters)
 
 
 # --- Positions -------------------------------------------------------------------------------------------------------

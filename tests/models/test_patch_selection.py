@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -123,59 +117,6 @@ def test_flat_periodic_and_saturated_images_have_one_ranking(method: str, name: 
     order = rank_regions(measure_importance(selection, planes, SIZE), (len(tiles_of(planes)) - CHOSEN, CHOSEN))
     for importance in (selection.importance(planes, SIZE), selection.importance(planes.float() / 255, SIZE)):
         assert torch.equal(rank_regions(importance, (len(order) - CHOSEN, CHOSEN)), order)
-
-
-DIGEST = """
-import hashlib, json, sys
-from many_photos import PLAIN_IMAGES, make_photos
-import torch
-from charm_hf.models.patch_selection_charm import SELECTIONS, measure_importance, rank_regions
-torch.set_num_threads(int(sys.argv[1]))
-images = make_photos(7) + [PLAIN_IMAGES[name]() for name in ("squares of many greys", "stripes of 3", "saturated")]
-digests = {}
-for name in ("frequency", "entropy", "gradient", "spectral_residual", "released_frequency"):
-    digest = hashlib.sha256()
-    for planes in images:
-        for importance in (measure_importance(SELECTIONS[name], planes, 28), SELECTIONS[name].importance(planes, 28)):
-            digest.update(rank_regions(importance, (0, len(importance)))[:64].sort().values.numpy().tobytes())
-    digests[name] = digest.hexdigest()
-print(json.dumps(digests))
-"""
-
-
-@pytest.fixture(scope="module")
-def digests_here() -> dict[str, str]:
-    return digests(1)
-
-
-def digests(threads: int, **environment: str) -> dict[str, str]:
-    paths = os.pathsep.join([str(Path(__file__).parents[1] / "helpers"), str(Path(__file__).parents[2])])
-    run = subprocess.run(
-        [sys.executable, "-c", DIGEST, str(threads)],
-        env={**os.environ, "PYTHONPATH": paths, **environment},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return json.loads(run.stdout)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("threads", "environment"),
-    [
-        (2, {}),
-        (1, {"ATEN_CPU_CAPABILITY": "default"}),
-        (1, {"ATEN_CPU_CAPABILITY": "avx2"}),
-        (2, {"ATEN_CPU_CAPABILITY": "avx512"}),
-        (1, {"OPENBLAS_CORETYPE": "Haswell", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}),
-        (2, {"OPENBLAS_CORETYPE": "Prescott", "NPY_DISABLE_CPU_FEATURES": "AVX2 FMA3", "OMP_NUM_THREADS": "2"}),
-    ],
-)
-def test_another_processor_or_number_of_threads_chooses_the_same_regions(
-    threads: int, environment: dict[str, str], digests_here: dict[str, str]
-) -> None:
-    assert digests(threads, **environment) == digests_here
 
 
 def test_a_selection_needs_no_fast_form(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,6 +120,26 @@ def test_photos_are_read_by_the_packages_own_rule(tmp_path):
         processor(tmp_path / "absent.jpg")
 
 
+def test_arguments_are_the_image_processors_or_else_the_texts_or_stand_in_a_dictionary_of_their_own():
+    square, charm, images = tiny_processor(), tiny_processor("charm"), photos()
+    flat = square(images, COMMENTS, padding="max_length", max_length=20, do_rescale=False)
+    nested = square(
+        images, COMMENTS, text_kwargs={"padding": "max_length", "max_length": 20}, images_kwargs={"do_rescale": False}
+    )
+    assert flat["input_ids"].shape == (4, 20)
+    assert flat["pixel_values"].max() > 100
+    assert all(torch.equal(flat[name], nested[name]) for name in flat)
+    padded = charm(images, COMMENTS, padding="max_length", pad_to_multiple_of=16)
+    assert padded["pixel_values"].shape[1] == 40
+    assert padded["input_ids"].shape[1] == 16
+    for unclear in ({"text_kwargs": {"padding": True}}, {"images_kwargs": {"do_rescale": True}}):
+        with pytest.raises(ValueError, match="given twice"):
+            square(images, COMMENTS, padding="longest", do_rescale=False, **unclear)
+    for processor, error in ((square, TypeError), (charm, ValueError)):
+        with pytest.raises(error, match="paddding"):
+            processor(images, COMMENTS, paddding=True)
+
+
 @pytest.mark.parametrize("vision", ["clip", "charm"])
 def test_a_saved_processor_prepares_the_same(tmp_path, vision):
     processor = tiny_processor(vision, max_text_length=9, comment_separator=" but ")

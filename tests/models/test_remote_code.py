@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,7 @@ CODE = {
 WITHOUT_THE_PACKAGE = """
 import json, sys
 sys.modules["charm_hf"] = None
-folders, resaved, *photos = sys.argv[1:]
+folders, encoders, resaved, *photos = sys.argv[1:]
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
 from transformers import Trainer, TrainingArguments, pipeline
 remote = {"trust_remote_code": True}
@@ -63,16 +64,25 @@ for number, folder in enumerate(folders.split(":")):
     trainer = Trainer(model=model, args=arguments, processing_class=processor)
     trainer.save_model(target + "/by_trainer")
     scorer.save_pretrained(target + "/by_pipeline")
+for folder in filter(None, encoders.split(":")):
+    processor = AutoImageProcessor.from_pretrained(folder, **remote)
+    encoder = AutoModel.from_pretrained(folder, ignore_mismatched_sizes=True, **remote).base_model.eval()
+    scores[folder] = [encoder(**processor(photo)).pooler_output[0, 0].item() for photo in photos]
 print(json.dumps(list(scores.values())))
 """
 
 
-def run_without_the_package(folders: list[str], resaved: Path, photos: list[str], cache: Path) -> list[list[float]]:
-    """Normalized scores of the photos by each auto class and each folder, which are saved again into `resaved`."""
+def run_without_the_package(
+    folders: list[str], resaved: Path, photos: list[str], cache: Path, encoders: Sequence[str] = ()
+) -> list[list[float]]:
+    """Normalized scores of the photos by each auto class and each folder, which are saved again into `resaved`.
+
+    Then, of each folder in `encoders`, with a head or without, the first number that its encoder gives each photo.
+    """
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(cache)}
     environment.pop("PYTHONPATH", None)
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_THE_PACKAGE, ":".join(folders), str(resaved), *photos],
+        [sys.executable, "-c", WITHOUT_THE_PACKAGE, ":".join(folders), ":".join(encoders), str(resaved), *photos],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -88,7 +98,16 @@ def test_a_checkpoint_loads_without_the_package_and_can_be_saved_again(
     checkpoint: str, photos: list[str], tmp_path: Path
 ) -> None:
     expected = [result["normalized_score"] for result in pipeline("image-aesthetics", model=checkpoint)(photos)]
-    found = run_without_the_package([checkpoint], tmp_path / "first", photos, tmp_path / "modules")
+    encoded = {}
+    for backbone in ("siglip2_vision_model", "dinov3_vit"):  # the second is saved without its head
+        model = tiny_model(backbone)
+        processor, folder = tiny_processor(model), tmp_path / backbone
+        (model.charm if backbone == "dinov3_vit" else model).save_pretrained(folder)
+        processor.save_pretrained(folder)
+        encoded[str(folder)] = [model.charm(**processor(photo)).pooler_output[0, 0].item() for photo in photos]
+    found = run_without_the_package([checkpoint], tmp_path / "first", photos, tmp_path / "modules", list(encoded))
+    for first in reversed(encoded.values()):
+        assert found.pop() == pytest.approx(first, abs=1e-5)
     folders = [tmp_path / "first" / "0" / way for way in ("by_hand", "by_trainer", "by_pipeline")]
     for folder in folders:
         assert {path.name for path in folder.glob("*.py")} == CODE

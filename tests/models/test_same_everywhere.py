@@ -1,11 +1,11 @@
-"""Twenty photos give the same tokens, and to 1e-4 the same scores, whatever the processor can do."""
+"""Photos give the same tokens, regions and (to 1e-4) scores, whatever a processor can do, on one or more threads."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import same_everywhere
@@ -13,6 +13,11 @@ import torch
 
 
 CAPABILITIES = ("default", "avx2", "avx512")
+ENVIRONMENTS = {
+    **{name: {"ATEN_CPU_CAPABILITY": name} for name in CAPABILITIES},
+    "other BLAS": {"OPENBLAS_CORETYPE": "Haswell", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "OMP_NUM_THREADS": "1"},
+    "old NumPy": {"OPENBLAS_CORETYPE": "Prescott", "NPY_DISABLE_CPU_FEATURES": "AVX2 FMA3", "OMP_NUM_THREADS": "2"},
+}
 
 
 def test_twenty_photos_give_the_recorded_tokens_and_scores() -> None:
@@ -21,18 +26,27 @@ def test_twenty_photos_give_the_recorded_tokens_and_scores() -> None:
     assert same_everywhere.differences() == []
 
 
+@pytest.fixture(scope="module")
+def choices_here() -> dict[str, str]:
+    return same_everywhere.find_choices()
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("capability", CAPABILITIES)
-def test_they_do_so_with_every_set_of_instructions_and_several_threads(capability: str, threads: int) -> None:
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_they_do_so_and_keep_the_same_regions_with_every_set_of_instructions_and_several_threads(
+    name: str, choices_here: dict[str, str]
+) -> None:
+    """One process for each environment, since both are settled when it starts: about ten seconds."""
     best = torch.backends.cpu.get_cpu_capability().lower()
-    if best not in CAPABILITIES or CAPABILITIES.index(capability) > CAPABILITIES.index(best):
+    if name in CAPABILITIES and name not in CAPABILITIES[: [*CAPABILITIES, best].index(best) + 1]:
         pytest.skip(f"this processor can do {best} only")
-    environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability, "OMP_NUM_THREADS": str(threads)}
-    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
-    script = Path(same_everywhere.__file__)
-    command = "import runpy, sys, torch; sys.argv = ['', 'check']; print(torch.backends.cpu.get_cpu_capability()); "
-    command += f"print(torch.get_num_threads()); runpy.run_path({str(script)!r}, run_name='__main__')"
-    done = subprocess.run([sys.executable, "-c", command], env=environment, capture_output=True, text=True)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **ENVIRONMENTS[name]}
+    command = [sys.executable, same_everywhere.__file__, "report"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.lower().split() == [capability, str(threads)]
+    runs = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [run["threads"] for run in runs] == [1, 2]
+    for run in runs:
+        assert run["capability"] == (name if name in CAPABILITIES else best)
+        assert run["differences"] == []
+        assert run["choices"] == choices_here
