@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ SELECTIONS = ("frequency", "released_frequency", "gradient", "entropy")
 MEASURED = (*SELECTIONS, "spectral_residual")
 
 
+@cache
 def twenty_photos() -> dict[str, np.ndarray]:
     """Arrays (H, W, 3) by name; of lossless files only, since decoders of JPEG differ."""
 
@@ -85,16 +87,21 @@ def find_scores() -> dict[str, float]:
         return {name: round(model(**processor(photo)).scores.item(), 6) for name, photo in twenty_photos().items()}
 
 
+@cache
+def ten_images() -> list[torch.Tensor]:
+    """Photos and patterns of one size, (3, H, W) each."""
+    return make_photos(7) + [PLAIN_IMAGES[name]() for name in ("squares of many greys", "stripes of 3", "saturated")]
+
+
 def find_choices() -> dict[str, str]:
     """Hash of the 64 regions that each of ten images keeps, as 8-bit and float computations rank them, by selection.
 
     Not written down: some of the photos are JPEG files.
     """
-    images = make_photos(7) + [PLAIN_IMAGES[name]() for name in ("squares of many greys", "stripes of 3", "saturated")]
     found = {}
     for name in MEASURED:
         digest, selection = hashlib.sha256(), EVERY_SELECTION[name]
-        for planes in images:
+        for planes in ten_images():
             for importance in (measure_importance(selection, planes, 28), selection.importance(planes, 28)):
                 kept = rank_regions(importance, (0, len(importance)))[:64].sort().values
                 digest.update(kept.numpy().tobytes())
