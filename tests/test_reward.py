@@ -39,6 +39,8 @@ def test_flow_grpo_gets_its_pair(checkpoint, images):
     rewards, details = reward(images, ["a cup", "a cat"], [{}, {}])
     assert rewards.shape == details["spread"].shape == (2,)
     assert details["spread"].min() > 0
+    weighted = [0.5 * reward for reward in rewards]  # as its `multi_score` does, over every reward
+    assert torch.as_tensor(weighted).tolist() == pytest.approx((rewards / 2).tolist())
     again = charm_hf.AestheticReward(checkpoint, device="cpu", num_views=3)
     assert torch.equal(again(images), rewards)  # the same seed draws the same views,
     assert not torch.equal(again(images), rewards)  # and goes on drawing

@@ -103,7 +103,7 @@ def _find_image_column(dataset: Any, columns: list[str], wanted: str | None) -> 
 def _readable(path: str) -> Any:
     """Path of a local file and URL as they are, content of what else is remote."""
     # A stranger's dataset may name any address: the engine decides on those, as on the URLs of tables.
-    if "://" not in path or (is_url(path) and not path.startswith("hf://")):
+    if "://" not in path or is_url(path):
         return path
     if "http://" in path or "https://" in path:
         raise ValueError(f"{path!r} names a file inside an archive at a URL, which is not fetched.")

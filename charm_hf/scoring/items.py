@@ -12,9 +12,9 @@ from typing import Any
 
 from PIL import Image
 
-from ..models.image_urls_charm import fetch_url
+from ..models.image_urls_charm import fetch_url, is_url
 from ..tables import escape_bytes
-from .storage import is_remote, is_web, read_range, read_remote
+from .storage import is_remote, read_range, read_remote
 
 
 # An image inside an archive is read whole.
@@ -78,7 +78,7 @@ class Item:
             ValueError: if it ends before the image does, or the image is larger than what is read into memory.
         """
         content: Any = self.image if self.span is None else self._read_span(*self.span)
-        if is_remote(content) and not is_web(content):
+        if is_remote(content) and not is_url(content):
             content = read_remote(content)
         return {"bytes": content, "path": self.path} if isinstance(content, (bytes, bytearray)) else content
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO, TypeVar, cast
 
 from ..files import replaced_file
+from ..models.image_urls_charm import is_url
 
 
-WEB = ("http://", "https://")
 GZIPPED = (".gz", ".tgz")
 # Seconds between attempts: a store that is overloaded asks for patience, and is given it.
 PAUSES = (0.5, 1.0, 2.0, 4.0)
@@ -30,11 +30,6 @@ T = TypeVar("T")
 def is_remote(path: Any) -> bool:
     """Whether a path names something elsewhere: `scheme://…`."""
     return isinstance(path, str) and "://" in path
-
-
-def is_web(path: Any) -> bool:
-    """Whether it is a plain URL, which the image reader itself fetches."""
-    return isinstance(path, str) and path.lower().startswith(WEB)
 
 
 def _locate(url: str) -> tuple[Any, str]:
@@ -135,7 +130,7 @@ def list_remote(url: str) -> list[str]:
     Raises:
         ValueError: if there is nothing, or no such store.
     """
-    if is_web(url):
+    if is_url(url):
         return [url]  # the web has no folders, and its `?` is no pattern
     files, path = _locate(url)
     if glob.has_magic(path):

@@ -77,9 +77,9 @@ class SharedBatches:
             yield
         finally:
             batches.cancel()
-            self._model_thread.shutdown()
+            self._readers.shutdown(cancel_futures=True)  # they wait for processes, so these end after them
             self._processes.close()
-            self._readers.shutdown(cancel_futures=True)
+            self._model_thread.shutdown()
 
     async def score(self, names: Sequence[str], reads: Sequence[Callable[[], bytes]]) -> list[ScoreRow]:
         """Score images by their names and what gives their content; what is wrong with one stands in its `error`."""
