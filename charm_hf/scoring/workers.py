@@ -92,7 +92,7 @@ def _tokenize_for(parent: Connection, tokenizer: BatchTokenizer) -> None:
 
 
 class TokenizingProcess:
-    """A process that tokenizes one image after the other; an image that kills it twice gets an error.
+    """A process that tokenizes one image after the other; an image that kills it gets an error.
 
     It has a pipe of its own: in a queue that several processes write to, half an answer of a dead one blocks all.
     """
@@ -109,9 +109,9 @@ class TokenizingProcess:
         self._process.start()
         theirs.close()  # so that the pipe ends when the process does
 
-    def tokenize(self, image: Placed) -> Tokenized:
-        """As [`BatchTokenizer.tokenize`]."""
-        for _ in range(2):
+    def tokenize(self, image: Placed, attempts: int = 2) -> Tokenized:
+        """As [`BatchTokenizer.tokenize`]; what ends the first attempt may have come from elsewhere."""
+        for _ in range(attempts):
             try:
                 self._pipe.send(image)
                 return self._pipe.recv()
@@ -202,4 +202,4 @@ def tokenize_batches(
         underway.clear()
         with closing(TokenizingProcess(tokenizer)) as process:
             for batch in lost:
-                yield tokenizer.collate([process.tokenize(image) for image in batch])
+                yield tokenizer.collate([process.tokenize(image, attempts=1) for image in batch])

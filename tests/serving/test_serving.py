@@ -135,9 +135,12 @@ def test_requests_share_batches_and_a_full_queue_and_a_slow_model_say_so(serve, 
 
 
 def test_the_interface_is_described(serve):
-    paths = serve().get("/openapi.json").json()["paths"]
+    described = serve().get("/openapi.json").json()
+    paths, shapes = described["paths"], described["components"]["schemas"]
     assert {"/score", "/rank", "/embed", "/health", "/metrics"} <= set(paths)
     assert "429" in paths["/score"]["post"]["responses"]
+    assert {"files", "urls"} == set(shapes["Body_score_score_post"]["properties"])
+    assert {"name", "score", "normalized_score", "std", "error"} == set(shapes["Score"]["properties"])
 
 
 @pytest.mark.slow
