@@ -90,11 +90,12 @@ def _describe(config: Path, model: str, place: str, subfolder: str = "", license
     try:
         facts = json.loads(config.read_text(encoding="utf-8"))
         size = (config.parent / "model.safetensors").stat().st_size
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(facts, dict) or facts.get("model_type") not in _OURS:
         return None
-    encoder = facts.get("backbone_config") or facts.get("vision_config") or {}
+    encoder = facts.get("backbone_config") or facts.get("vision_config")
+    encoder = encoder if isinstance(encoder, dict) else {}
     return KnownCheckpoint(
         model=model,
         place=place,

@@ -39,7 +39,7 @@ DECIMALS = 6
 Fault = tuple[int, str]  # line of a row, and what is wrong with it
 _GZIP = b"\x1f\x8b"
 # What a spreadsheet takes for the beginning of a formula.
-_FORMULA = re.compile(r"[=+\-@\t\r]")
+_FORMULA = re.compile(r"[=+\-@\t\r\n＝＋－＠]")
 _LONGEST_CELL = 2**26  # characters of a cell of text; Python's own limit would end the reading at 2^17
 _ESCAPED_BYTE = re.compile(rb"\\x([89a-f][0-9a-f])")
 

@@ -6,6 +6,7 @@ import errno
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,9 @@ import typer
 
 from .light import without_registration
 
+
+# How libraries whose errors carry no number tell of a full disk.
+_FULL_DISK = re.compile("os error (28|122)|No space left|[Qq]uota exceeded")
 
 EXIT_ALL_DONE, EXIT_SOME_FAILED, EXIT_USAGE, EXIT_STOPPED = 0, 1, 2, 3
 
@@ -84,7 +88,7 @@ def say(message: str, level: str = "info", **facts: Any) -> None:
 
 def fail(error: Exception | str, code: int = EXIT_USAGE) -> NoReturn:
     """Say in one line what went wrong, and leave; with `EXIT_STOPPED` where it is a full disk."""
-    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in str(error):
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or _FULL_DISK.search(str(error)):
         code = EXIT_STOPPED
     say(f"Error: {' '.join(str(error).split())}", "error")
     raise typer.Exit(code) from None
@@ -93,7 +97,7 @@ def fail(error: Exception | str, code: int = EXIT_USAGE) -> NoReturn:
 def put_out(data: object) -> None:
     """Write what was asked for, or where it is: to standard output."""
     try:
-        print(data, flush=True)  # noqa: T201, this is a command
+        print(for_terminal(str(data)) if sys.stdout.isatty() else data, flush=True)  # noqa: T201, this is a command
     except BrokenPipeError:  # whoever read it has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:

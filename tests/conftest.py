@@ -59,5 +59,8 @@ def warm_commands() -> Iterator[Path]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--attack-seconds", type=float, default=1.0, help="Seconds for each fuzzer of tests/attacks (default: 1)."
+        "--attack-seconds", type=float, default=0.2, help="Seconds for each fuzzer of tests/attacks (default: 0.2)."
+    )
+    parser.addoption(
+        "--attack-kills", type=int, default=2, help="Kills of each process in tests/attacks (default: 2)."
     )

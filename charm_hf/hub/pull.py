@@ -71,7 +71,8 @@ def read_repository(repo_id: str, revision: str | None = None, token: str | None
     """
     try:
         info = HfApi(token=token).model_info(repo_id, revision=revision)
-        files = tuple(sibling.rfilename for sibling in info.siblings or ())
+        names = (sibling.rfilename for sibling in info.siblings or ())
+        files = tuple(name for name in names if not name.startswith((".", "/")))  # `../` reaches elsewhere
         return RepositoryState(repo_id, revision, str(info.sha), files)
     except HfHubHTTPError:
         raise

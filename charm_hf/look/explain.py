@@ -6,6 +6,7 @@ not from a second run of the selection, so that the picture shows what the model
 
 from __future__ import annotations
 
+import io
 import os
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..files import write_bytes
 from ..models.image_loading_charm import array_to_tensor, load_image
 from ..models.pipeline_image_aesthetics import ImageAestheticsPipeline
 from .contributions import METHODS, comparison_tokens, gradient_contributions, occlusion_contributions
@@ -51,7 +53,10 @@ class SeenPhoto(TokenLayout):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the panels as a picture, PNG unless the name ends otherwise."""
-        self.to_image().save(path, format=None if os.path.splitext(path)[1] else "PNG")
+        content = io.BytesIO()  # encoders that write to the disk themselves do not say when it is full
+        content.name = os.fspath(path)
+        self.to_image().save(content, format=None if os.path.splitext(path)[1] else "PNG")
+        write_bytes(path, content.getbuffer())
 
 
 @dataclass(frozen=True, eq=False)

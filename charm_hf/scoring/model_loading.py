@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import AutoImageProcessor, AutoModel, AutoProcessor
 
+from ..models.configuration_charm import CharmConfig
 from ..models.configuration_mmlq import MmlqConfig
 
 
@@ -73,7 +74,14 @@ def load_for_scoring(
 
 
 def _load(folder: str, dtype: torch.dtype, trust_remote_code: bool) -> tuple[Any, Any]:
-    network = AutoModel.from_pretrained(folder, dtype=dtype, trust_remote_code=trust_remote_code)
+    from ..hub.cards import read_config
+
+    kind = read_config(folder).get("model_type")
+    if kind not in (CharmConfig.model_type, MmlqConfig.model_type):
+        raise ValueError(f"It holds a model of type {kind!r}, which gives no aesthetic score: expected charm or mmlq.")
+    network = AutoModel.from_pretrained(
+        folder, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True
+    )
     if network.config.model_type == MmlqConfig.model_type:
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
         processor.check_text_encoder(network.config.text_config)

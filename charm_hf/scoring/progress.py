@@ -62,7 +62,7 @@ def read_facts(file: Path, advice: str = _ANEW) -> dict[str, Any]:
     try:
         facts = dict(json.loads(last))
         expected = facts.pop("sha256", None)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         facts, expected = {}, None
     digest.update(json.dumps(facts).encode())
     if digest.hexdigest() != expected:

@@ -26,6 +26,8 @@ from charm_hf.files import commit_folder, remove_folder, sha256_of, start_folder
 logger = logging.getLogger(__name__)
 
 STATE_NAME = "state.json"
+# What damaged JSON makes of the code that reads it.
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 _SEPARATOR = "|"  # between a parameter's name and the name of its state; module names have none
 
 
@@ -88,20 +90,21 @@ def is_whole(folder: Path) -> bool:
     try:
         sizes = json.loads((folder / STATE_NAME).read_text(encoding="utf-8"))["files"]
         return all((folder / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError, KeyError):
+    except _DAMAGE:
         return False
 
 
 def is_intact(folder: Path) -> bool:
-    """Whether a whole checkpoint still holds what was written; one of a version without checksums passes."""
-    state = json.loads((folder / STATE_NAME).read_text(encoding="utf-8"))
-    digests = state.get("sha256")
-    if digests is None:
-        return True
-    own = digests.pop(STATE_NAME, None)
-    return own == hashlib.sha256(json.dumps(state).encode()).hexdigest() and all(
-        sha256_of(folder / name) == digest for name, digest in digests.items()
-    )
+    """Whether a whole checkpoint still holds what was written."""
+    try:
+        state = json.loads((folder / STATE_NAME).read_text(encoding="utf-8"))
+        digests = state["sha256"]
+        own = digests.pop(STATE_NAME)
+        return own == hashlib.sha256(json.dumps(state).encode()).hexdigest() and all(
+            sha256_of(folder / name) == digest for name, digest in digests.items()
+        )
+    except _DAMAGE:
+        return False
 
 
 def find_state(resume_from: str, output_dir: Path) -> Path | None:

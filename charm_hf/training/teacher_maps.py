@@ -33,7 +33,7 @@ class PublishedTeacher(nn.Module):
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        self.network = AutoModel.from_pretrained(name)
+        self.network = AutoModel.from_pretrained(name, use_safetensors=True)  # never a pickle
         statistics = AutoImageProcessor.from_pretrained(name)
         timm = getattr(statistics, "data_config", None)  # the processor of a timm model has no names of its own
         self.mean = timm["mean"] if timm else statistics.image_mean

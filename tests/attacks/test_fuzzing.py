@@ -1,130 +1,85 @@
 """Mutated files of every kind: each gives a result or one `ValueError` that names the file, and nothing runs.
 
-    pytest tests/attacks/test_fuzzing.py -m slow --attack-seconds 3600 -s
+    pytest tests/attacks/test_fuzzing.py -m slow --timeout 0 --attack-seconds 3600 -s
 
 The seed stands in every message, so that what is found can be made again; the first mutations are always the same.
 """
 
 from __future__ import annotations
 
+import csv
 import io
+import json
 import os
 import pickle
 import random
+import shutil
 import struct
-import time
-import tracemalloc
 import warnings
-import zlib
+import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
+from camera_photos import raw_file
 from forged_pickles import archive_of, read
 from image_files import KINDS, encoded, photo_like
+from mutations import attempt, for_seconds, growing_at_most, mutated, with_sound_checksums
 from PIL import Image
+from torch import nn
 
+from charm_hf import embedded_model_path
 from charm_hf.legacy import pickle_reader
+from charm_hf.models.image_formats_charm import MAX_PHOTO_BYTES
 from charm_hf.models.image_loading_charm import image_size, load_image
+from charm_hf.scoring import load_for_scoring
+from charm_hf.scoring.progress import DamagedProgressError, read_facts, write_lines
+from charm_hf.tables import Table, written_table
+from charm_hf.training.run_state import Progress, TrainingParts, find_state, save_state, saved_states
 
 
 pytestmark = pytest.mark.slow
 
-INTERESTING = [b"\0", b"\xff", b"\x7f", b"\x80", b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\x80\0\0\0"]
+
+def pictures(kind: str) -> list[bytes]:
+    """Sound files of a kind, one of them with EXIF data where it has any."""
+    photo = photo_like(97, 61)
+    if kind == "PSD":
+        header = b"8BPS" + struct.pack(">H6xHIIHH", 1, 3, 61, 97, 8, 3)
+        return [header + struct.pack(">IIIH", 0, 0, 0, 0) + b"".join(band.tobytes() for band in photo.split())]
+    if kind == "RAW":
+        return [raw_file(encoded("JPEG", photo), orientation=6), raw_file(None)]
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "a description"
+    buffer = io.BytesIO()
+    format = KINDS[kind][0]
+    if format in ("JPEG", "PNG", "WEBP", "TIFF", "AVIF"):
+        photo.save(buffer, format, exif=exif)
+    return [content for content in (encoded(kind, photo), buffer.getvalue()) if content]
 
 
-def mutated(content: bytes, rng: random.Random) -> bytes:
-    """One to eight changes: bytes flipped, overwritten, taken out, doubled, moved; or the end cut off."""
-    data = bytearray(content)
-    for _ in range(rng.choice((1, 1, 2, 4, 8))):
-        # Headers are where most is decided.
-        place = rng.randrange(min(len(data), 600) if rng.random() < 0.5 else len(data)) if data else 0
-        length = rng.choice((1, 2, 4, 16, 256))
-        match rng.randrange(7):
-            case 0:
-                data[place : place + 1] = bytes([rng.randrange(256)])
-            case 1:
-                data[place : place + 1] = bytes([(data[place] if data else 0) ^ 1 << rng.randrange(8)])
-            case 2:
-                value = rng.choice(INTERESTING)
-                data[place : place + len(value)] = value
-            case 3:
-                del data[place : place + length]
-            case 4:
-                data[place:place] = data[place : place + length]
-            case 5:
-                other = rng.randrange(len(data) + 1)
-                data[place : place + length] = data[other : other + length]
-            case 6:
-                del data[place + length :]
-    return bytes(data)
-
-
-def with_sound_checksums(png: bytes) -> bytes:
-    """A PNG whose chunks have the checksums of what they hold, so that a decoder reads on."""
-    parts, place = [png[:8]], 8
-    while place + 12 <= len(png):
-        (length,) = struct.unpack(">I", png[place : place + 4])
-        body = png[place + 4 : place + 8 + length]
-        parts.append(struct.pack(">I", length) + body + struct.pack(">I", zlib.crc32(body)))
-        place += 12 + length
-    return b"".join(parts)
-
-
-def for_seconds(seconds: float, least: int) -> Iterator[int]:
-    """Seeds, until the time is over, but so many at least."""
-    end = time.monotonic() + seconds
-    seed = 0
-    while seed < least or time.monotonic() < end:
-        yield seed
-        seed += 1
-
-
-def attempt(work: Callable[[], object], what: str, named: str) -> bool:
-    """Whether work gives a result; anything but a `ValueError` with the file's name fails the test."""
-    started = time.process_time()
-    try:
-        work()
-        return True
-    except Exception as error:
-        if not isinstance(error, ValueError) or named not in str(error):
-            pytest.fail(f"{what}: {type(error).__name__}: {error}")
-        return False
-    finally:
-        assert time.process_time() - started < 20, f"{what}: took too long"
-
-
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "PSD", *["RAW"] * bool(find_spec("rawpy"))])
 def test_a_mutated_picture_is_read_or_refused_by_name(
     kind: str, attack_seconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sound = encoded(kind, photo_like(97, 61))
-    exif = Image.Exif()
-    exif[0x0112], exif[0x010E] = 6, "a description"
-    seeds = [sound]
-    if KINDS[kind][0] in ("JPEG", "PNG", "WEBP", "TIFF", "AVIF"):
-        buffer = io.BytesIO()
-        photo_like(97, 61).save(buffer, KINDS[kind][0], exif=exif)
-        seeds.append(buffer.getvalue())
+    seeds = pictures(kind)
+    path = "odd.dng" if kind == "RAW" else "odd.img"
     monkeypatch.setattr("subprocess.Popen", None)  # no decoder starts a program
-    tracemalloc.start()
     results = [0, 0]
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            for seed in for_seconds(attack_seconds, 100):
-                rng = random.Random(f"{kind} {seed}")
-                content = mutated(rng.choice(seeds), rng)
-                if KINDS[kind][0] == "PNG" and rng.random() < 0.8:
-                    content = with_sound_checksums(content)
-                what = f"{kind}, seed {seed}"
-                known = attempt(lambda content=content: image_size(content, name="odd.img"), what, "odd.img")
-                results[attempt(lambda content=content: load_image(content, name="odd.img"), what, "odd.img")] += known
-        assert tracemalloc.get_traced_memory()[1] < 1e9
-    finally:
-        tracemalloc.stop()
+    with warnings.catch_warnings(), growing_at_most(MAX_PHOTO_BYTES):
+        warnings.simplefilter("ignore")
+        for seed in for_seconds(attack_seconds, 40):
+            rng = random.Random(f"{kind} {seed}")
+            content = mutated(rng.choice(seeds), rng)
+            if kind.startswith("PNG") and rng.random() < 0.8:
+                content = with_sound_checksums(content)
+            file = {"bytes": content, "path": path}
+            attempt(lambda file=file: image_size(file), f"{kind}, seed {seed}", path)
+            results[attempt(lambda file=file: load_image(file), f"{kind}, seed {seed}", path)] += 1
     print(f"{kind}: {sum(results):,} mutations, {results[1]:,} of them still pictures")
     assert results[0], "no mutation broke anything: they prove nothing"
 
@@ -148,20 +103,105 @@ def test_a_mutated_pickle_is_read_or_refused_by_name_and_never_run(
     executed: list[object] = []
     for module, name in ((os, "system"), (os, "mkdir"), (pickle, "loads"), (torch, "load")):
         monkeypatch.setattr(module, name, lambda *given: executed.append(given))
-    refused = read_on = 0
-    for seed in for_seconds(attack_seconds, 200):
+    results = [0, 0]
+    for seed in for_seconds(attack_seconds, 100):
         rng = random.Random(f"{kind} {seed}")
         if kind == "as saved" or rng.random() < 0.3:
             damaged = mutated(content, rng)
         else:  # inside the archive, so that what is read is the pickle
-            import zipfile
-
             with zipfile.ZipFile(io.BytesIO(content)) as archive:
                 name = next(entry for entry in archive.namelist() if entry.endswith("data.pkl"))
                 damaged = archive_of(mutated(archive.read(name), rng))
-        sound = attempt(lambda damaged=damaged: read(damaged, tmp_path), f"{kind}, seed {seed}", "file.pth")
-        read_on, refused = read_on + sound, refused + (not sound)
+        results[attempt(lambda damaged=damaged: read(damaged, tmp_path), f"{kind}, seed {seed}", "file.pth")] += 1
     assert not executed
-    assert refused
+    assert results[0]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file.pth"]
-    print(f"{kind}: {refused + read_on:,} mutations, {read_on:,} of them still readable, 0 executed")
+    print(f"pickle, {kind}: {sum(results):,} mutations, {results[1]:,} of them still readable, 0 executed")
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
+def test_a_mutated_table_is_read_or_refused_by_name(ending: str, attack_seconds: float, tmp_path: Path) -> None:
+    file = tmp_path / f"odd.{ending}"
+    rows = [{"path": f"{number}.jpg", "score": number / 7, "tokens": number} for number in range(40)]
+    if ending == "tsv":
+        with file.open("w", newline="") as stream:
+            csv.writer(stream, delimiter="\t").writerows([["path", "score"], ["ä\n.jpg", 1], ['"', 2]])
+    else:
+        with written_table(file, ("path", "score", "tokens"), {"score": float, "tokens": int}) as write:
+            write(rows)
+    content, results = file.read_bytes(), [0, 0]
+    with growing_at_most(1e9):
+        for seed in for_seconds(attack_seconds, 40):
+            file.write_bytes(mutated(content, random.Random(f"{ending} {seed}")))
+            read_all = attempt(lambda: list(Table(file).rows()), f"{ending}, seed {seed}", file.name)
+            read_sound = attempt(lambda: list(Table(file).rows(None, [])), f"{ending}, seed {seed}", file.name)
+            results[read_all and read_sound] += 1
+    print(f"table, {ending}: {sum(results):,} mutations, {results[1]:,} of them still tables")
+
+
+def test_a_mutated_configuration_is_used_or_refused(attack_seconds: float, tmp_path: Path) -> None:
+    poison: list[Any] = [0, -1, 2, 10**9, 10**400, 1e300, float("nan"), "x", "\x1b[2J", "", None, True, [], {}, [1, 2]]
+    folder = Path(shutil.copytree(embedded_model_path(), tmp_path / "odd"))
+    whole = {name: json.loads((folder / name).read_text()) for name in ("config.json", "preprocessor_config.json")}
+    results = [0, 0]
+    with warnings.catch_warnings(), growing_at_most(1e9):
+        warnings.simplefilter("ignore")
+        for seed in for_seconds(attack_seconds, 10):
+            rng = random.Random(f"configuration {seed}")
+            content = json.loads(json.dumps(whole))
+            for _ in range(rng.choice((1, 1, 2, 4))):
+                place = content[rng.choice(list(whole))]
+                while isinstance(place[key := rng.choice(list(place))], dict) and place[key] and rng.random() < 0.8:
+                    place = place[key]
+                place[key] = rng.choice(poison)
+            for name, values in content.items():
+                (folder / name).write_text(json.dumps(values))
+            what = f"configuration, seed {seed}"
+            results[attempt(lambda: load_for_scoring(str(folder), device="cpu"), what, "")] += 1
+    print(f"configuration: {sum(results):,} mutations, {results[1]:,} of them still load")
+    assert results[0]
+
+
+def test_mutated_progress_is_what_was_written_or_refused(attack_seconds: float, tmp_path: Path) -> None:
+    file = tmp_path / "part.jsonl"
+    write_lines(file, (json.dumps([number, {"path": f"{number}.jpg"}]) for number in range(20)), {"count": 20})
+    content, results = file.read_bytes(), [0, 0]
+    for seed in for_seconds(attack_seconds, 100):
+        file.write_bytes(damaged := mutated(content, random.Random(f"progress {seed}")))
+        if attempt(lambda: read_facts(file), f"progress, seed {seed}", file.name):
+            assert read_facts(file) == {"count": 20}
+            assert damaged.splitlines()[:-1] == content.splitlines()[:-1], f"seed {seed}"
+            results[1] += 1
+        else:
+            results[0] += 1
+            with pytest.raises(DamagedProgressError):
+                read_facts(file)
+    print(f"progress: {sum(results):,} mutations, {results[1]:,} of them changed nothing that counts")
+
+
+@pytest.mark.parametrize("name", ["state.json", "optimizer.safetensors"])
+def test_a_mutated_training_checkpoint_is_never_gone_on_from(
+    name: str, attack_seconds: float, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    parts = TrainingParts(model, optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer))
+    for step in (1, 2):
+        model(torch.ones(1, 3)).sum().backward()
+        optimizer.step()
+        save_state(tmp_path, Accelerator(cpu=True), parts, Progress(step=step))
+    older, newest = saved_states(tmp_path)
+    content, results = (newest / name).read_bytes(), [0, 0]
+    for seed in for_seconds(attack_seconds, 40):
+        (newest / name).write_bytes(damaged := mutated(content, random.Random(f"{name} {seed}")))
+        found = find_state("latest", tmp_path)
+        caplog.clear()
+        same = damaged == content or (
+            name == "state.json" and found == newest and json.loads(damaged) == json.loads(content)
+        )
+        assert found == (newest if same else older), f"{name}, seed {seed}"
+        results[same] += 1
+    print(
+        f"training checkpoint, {name}: {sum(results):,} mutations, {results[1]:,} of them changed nothing that counts"
+    )
+    assert results[0]

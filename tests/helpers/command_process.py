@@ -59,4 +59,4 @@ class CommandProcess:
 
     @property
     def messages(self):
-        return self.log.read_text(errors="replace")
+        return self.log.read_text(errors="replace") if self.log.exists() else ""

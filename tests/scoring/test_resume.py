@@ -1,7 +1,6 @@
 import errno
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -90,32 +89,6 @@ def test_a_run_leaves_only_the_table_and_its_lock(score, tmp_path, many_photos):
         ".scores.csv.rows",
     }
     assert not list(many_photos.glob("*.progress*"))
-
-
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
-@pytest.mark.slow
-def test_killed_at_random_moments_it_ends_with_the_same_table(
-    command, checkpoint, many_photos, whole, tmp_path, kills
-):
-    output = tmp_path / "scores.csv"
-    arguments = ["score", many_photos, "--model", checkpoint, "--output", output, "--device", "cpu"]
-    moments = random.Random(kills)
-    killed = 0
-    while killed < kills:
-        process = command(*arguments, slowness=0.02)
-        process.wait_for(lambda: progress_of(output).exists() or output.exists())
-        process.wait(moments.uniform(0, 1.2))
-        process.send(moments.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT]))
-        process.wait()
-        killed += 1
-        if output.exists():  # it was quicker: begin anew, so that every kill counts
-            assert output.read_bytes() == whole
-            output.unlink()
-            shutil.rmtree(progress_of(output), ignore_errors=True)
-    last = command(*arguments)
-    assert last.wait() == 1, last.messages  # four images are broken
-    assert output.read_bytes() == whole
-    assert not progress_of(output).exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -131,13 +131,17 @@ function toTextList(photos) {
   return photos.map((photo) => photo.path.replace(/[\n\r]/g, (found) => escapes[found]) + "\n").join("");
 }
 
-/** The chosen rows as CSV (RFC 4180), with the columns of the table that the report was made from. */
+/**
+ * The chosen rows as CSV (RFC 4180), with the columns of the table that the report was made from. No cell is what a
+ * spreadsheet takes for a formula; a path stays one of the same file.
+ */
 function toCsv(photos, columns) {
-  const quote = (value) => {
-    const text = value === null || value === undefined ? "" : Array.isArray(value) ? JSON.stringify(value) : String(value);
+  const quote = (value, column) => {
+    let text = value === null || value === undefined ? "" : Array.isArray(value) ? JSON.stringify(value) : String(value);
+    if (/^[=+\-@\t\r\n＝＋－＠]/.test(text) && Number.isNaN(Number(text))) text = (column === "path" ? "./" : "'") + text;
     return /[",\n\r]/.test(text) ? '"' + text.replaceAll('"', '""') + '"' : text;
   };
   const cell = (photo, column) => (photo.extra && column in photo.extra ? photo.extra[column] : photo[column]);
-  const lines = photos.map((photo) => columns.map((column) => quote(cell(photo, column))).join(","));
-  return [columns.map(quote).join(","), ...lines].join("\r\n") + "\r\n";
+  const lines = photos.map((photo) => columns.map((column) => quote(cell(photo, column), column)).join(","));
+  return [columns.map((column) => quote(column)).join(","), ...lines].join("\r\n") + "\r\n";
 }
