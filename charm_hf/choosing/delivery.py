@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..files import replaced_file
-from ..tables import written_table
+from ..tables import check_output, written_table
 from .choice import Choice, Chosen, choose
 from .score_table import NUMBERS, checked_rows, locate, photo_roots, read_scores
 from .xmp import rate
@@ -208,8 +208,14 @@ def write_chosen(
         return float(value) if value and kinds.get(name) is float else value
 
     found = ({**rows[at], "series": chosen.series.get(at), "reason": chosen.reasons.get(at)} for at in chosen.places)
+    records = [{name: cell(row, name) for name in names} for row in found]
+    if isinstance(file, (str, os.PathLike)):
+        check_output(file)
+        with replaced_file(file) as draft, written_table(draft, names, kinds) as write:
+            write(records)
+        return
     with written_table(file, names, kinds) as write:
-        write([{name: cell(row, name) for name in names} for row in found])
+        write(records)
 
 
 def select_photos(

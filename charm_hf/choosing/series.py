@@ -130,7 +130,7 @@ def _taken(file: str | os.PathLike[str]) -> tuple[float | None, str]:
     """When a photo was taken, in seconds, and by what camera, as far as it says."""
     try:
         return _read_taken(file)
-    except (OSError, ValueError, SyntaxError, TypeError):  # PIL's parser stumbles on broken data
+    except Exception:  # PIL's parser stumbles on broken data in ways of its own
         return None, ""
 
 

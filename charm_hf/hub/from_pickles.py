@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import cached_assets_path, hf_hub_download
-from huggingface_hub.utils.sha import sha_fileobj
 
 from .. import __version__
-from ..files import Lock, replaced_folder
+from ..files import Lock, replaced_folder, sha256_of
 from ..released import DEFAULT_DATASET, PAPER, RELEASED
 from .cards import TEMPLATES, CardContext, read_config, render_card, render_repository_card
 from .layout import CARD_NAME, CONFIG_NAME, LICENSE_NAME, assemble_repository
@@ -125,14 +124,9 @@ def _convert(state: RepositoryState, dataset: str, target: Path, token: str | No
     logger.info("Converting %s of %s.", names[0], state.repo_id)
     convert_legacy_checkpoint(weights, target, dataset=dataset, position_embeddings=positions)
     described = " and ".join(
-        f"`{name}` (sha256 {_sha256(path)})" for name, path in zip(names, (weights, positions), strict=True)
+        f"`{name}` (sha256 {sha256_of(path)})" for name, path in zip(names, (weights, positions), strict=True)
     )
     return f"{described} of {state.repo_id} at commit {state.commit}, with charm_hf {__version__}"
-
-
-def _sha256(path: str) -> str:
-    with open(path, "rb") as file:
-        return sha_fileobj(file).hex()
 
 
 def _write_documents(folder: Path, state: RepositoryState, sources: dict[str, str], default: str) -> None:

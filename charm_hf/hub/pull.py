@@ -226,8 +226,7 @@ def _require_arrived_intact(state: RepositoryState, files: list[Path], started: 
 def _damaged(state: RepositoryState, names: list[str]) -> ValueError:
     return ValueError(
         f"What arrived of {state.where} is not what the Hub has: {', '.join(names)} had another SHA-256 and was "
-        "removed. "
-        "Try again; if it happens again, something between here and the Hub changes files."
+        "removed. Try again; if it happens again, something between here and the Hub changes files."
     )
 
 

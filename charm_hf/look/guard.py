@@ -74,22 +74,20 @@ class Guard:
         return sum(file.stat().st_size for file in files if file.exists())
 
     def _is_own_name(self, host: str) -> bool:
-        name = (urlsplit(f"//{host}").hostname or "").lower() if _is_plain(host) else ""
-        return name in self.names or _address(name) is not None
+        try:
+            asked = urlsplit(f"//{host}")
+            name = (asked.hostname or "").lower()
+        except ValueError:
+            return False
+        return "@" not in host and asked.netloc == host and (name in self.names or _is_address(name))
 
 
-def _is_plain(host: str) -> bool:
+def _is_address(name: str) -> bool:
     try:
-        return "@" not in host and urlsplit(f"//{host}").netloc == host
+        ipaddress.ip_address(name)
+        return True
     except ValueError:
         return False
-
-
-def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(name)
-    except ValueError:
-        return None
 
 
 def _with_policy(send: Any) -> Any:

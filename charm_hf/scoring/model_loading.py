@@ -79,9 +79,7 @@ def _load(folder: str, dtype: torch.dtype, trust_remote_code: bool) -> tuple[Any
     kind = read_config(folder).get("model_type")
     if kind not in (CharmConfig.model_type, MmlqConfig.model_type):
         raise ValueError(f"It holds a model of type {kind!r}, which gives no aesthetic score: expected charm or mmlq.")
-    network = AutoModel.from_pretrained(
-        folder, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True
-    )
+    network = AutoModel.from_pretrained(folder, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True)
     if network.config.model_type == MmlqConfig.model_type:
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
         processor.check_text_encoder(network.config.text_config)

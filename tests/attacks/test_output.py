@@ -7,12 +7,13 @@ import io
 import os
 import shutil
 import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from image_files import encoded, photo_like
 from typer.testing import CliRunner
+from warm_process import warm_process
 
 from charm_hf.scoring.rows import ScoreRow
 from charm_hf.scoring.sinks import open_table
@@ -68,45 +69,64 @@ def test_messages_escape_the_names_of_files(tmp_path: Path, checkpoint: str) -> 
     assert r"\x1b[2J" in told.stderr
 
 
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with warm_process(tmp_path_factory.mktemp("warm")) as folder:
+        yield folder / "charm-hf"
+
+
+@pytest.fixture
+def scored(tmp_path: Path) -> Path:
+    """A folder with a photo and the table of its score."""
+    (tmp_path / "photo.png").write_bytes(encoded("PNG", photo_like(60, 40)))
+    (tmp_path / "scores.csv").write_text("path,score,normalized_score\nphoto.png,1,0.5\n")
+    return tmp_path
+
+
+def ends_for_lack_of_room(command: list[object], **options: object) -> None:
+    done = subprocess.run([*map(str, command)], stderr=subprocess.PIPE, text=True, **options)
+    assert done.returncode == 3, (command, done.stderr)
+    assert "No space left" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 @pytest.mark.slow
-def test_a_full_disk_is_exit_code_3_from_every_command(checkpoint: str, tmp_path: Path) -> None:
-    photo = tmp_path / "photo.png"
-    photo.write_bytes(encoded("PNG", photo_like(60, 40)))
-    (tmp_path / "scores.csv").write_text("path,score\nphoto.png,1\n")
-
-    def run(*arguments: object) -> tuple[int, str]:
-        command = [sys.executable, "-m", "charm_hf_cli", *map(str, arguments)]
-        with open("/dev/full", "w") as full:
-            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
-        return done.returncode, done.stderr
-
-    for arguments in (
-        ["score", photo, "--model", checkpoint],
-        ["report", tmp_path / "scores.csv", "--output", tmp_path / "report.html"],
-        ["--version"],
-    ):
-        code, messages = run(*arguments)
-        assert code == 3, (arguments, messages)
-        assert "No space left" in messages
-        assert "Traceback" not in messages
+def test_a_full_disk_under_standard_output_is_exit_code_3(warm: Path, checkpoint: str, scored: Path) -> None:
+    photo, table = scored / "photo.png", scored / "scores.csv"
+    with open("/dev/full", "w") as full:
+        for arguments in (
+            ["score", photo, "--model", checkpoint],
+            ["select", table, "--top", 1],
+            ["report", table, "--output", scored / "report.html", "--thumbnails", "none"],
+            ["models"],
+            ["--version"],
+        ):
+            ends_for_lack_of_room([warm, *arguments], stdout=full)
 
 
 @pytest.mark.skipif(shutil.which("mount") is None or os.geteuid() != 0, reason="needs a file system of its own")
 @pytest.mark.slow
-def test_a_conversion_onto_a_full_disk_is_exit_code_3(tmp_path: Path) -> None:
-    small = tmp_path / "small"
-    small.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", small], capture_output=True).returncode:
+def test_a_full_disk_is_exit_code_3_from_every_command_that_writes(warm: Path, checkpoint: str, scored: Path) -> None:
+    disk, photo, table, own = (scored / name for name in ("disk", "photo.png", "scores.csv", "own.csv"))
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", disk], capture_output=True).returncode:
         pytest.skip("cannot mount here")
+    fixtures = Path(__file__).parents[1] / "fixtures" / "legacy"
+    pickles = [fixtures / "legacy_aadb.pth", disk / "out", "--position-embeddings", fixtures / "legacy_aadb_pos.pt"]
     try:
-        fixtures = Path(__file__).parents[1] / "fixtures" / "legacy"
-        told = CliRunner().invoke(
-            app,
-            ["convert", str(fixtures / "legacy_aadb.pth"), str(small / "out"), "--dataset", "aadb",
-             "--position-embeddings", str(fixtures / "legacy_aadb_pos.pt")],
-        )  # fmt: skip
-        assert told.exit_code == 3, told.stderr
-        assert "No space left" in told.stderr
+        (disk / "ballast").write_bytes(bytes(8192))
+        for arguments in (
+            *(["score", photo, "--model", checkpoint, "--output", disk / f"s.{end}"] for end in ("csv", "parquet")),
+            ["score", photo, "--model", checkpoint, "--output", own, "--top", 1, "--copy-to", disk / "best"],
+            *(["select", table, "--output", disk / f"s.{end}"] for end in ("csv", "jsonl")),
+            ["select", table, "--copy-to", disk / "best", "--output", scored / "chosen.csv"],
+            ["report", table, "--output", disk / "report.html"],
+            *(["explain", photo, "--model", checkpoint, "--output", disk / f"why.{end}"] for end in ("png", "jpg")),
+            ["convert", *pickles, "--dataset", "aadb"],
+        ):
+            ends_for_lack_of_room([warm, *arguments], stdout=subprocess.DEVNULL)
+        left = {path.name for path in disk.iterdir() if path.is_file() and not path.name.endswith(".lock")}
+        assert left == {"ballast"}
     finally:
-        subprocess.run(["umount", small], check=True)
+        subprocess.run(["umount", disk], check=True)

@@ -202,6 +202,17 @@ def test_chosen_photos_are_exported_as_text_and_csv_and_survive_a_reload(open_pa
     assert page.locator("#empty").is_visible()
 
 
+def test_no_exported_cell_is_a_formula(open_page, tmp_path):
+    rows = [{"path": "=1+1.jpg", "score": 2.0, "note": "@SUM(A1)", "change": "-0.5"}]
+    page = open_page(write_report(rows, tmp_path / "report.html", thumbnails="none").path)
+    page.fill("#choose-number", "1")
+    page.click("#choose-best")
+    with page.expect_download() as table:
+        page.click("#export-csv")
+    (row,) = csv.DictReader(io.StringIO(table.value.path().read_text(encoding="utf-8")))
+    assert (row["path"], row["note"], row["change"]) == ("./=1+1.jpg", "'@SUM(A1)", "-0.5")
+
+
 def test_a_hostile_file_name_is_shown_as_text_everywhere(open_page, small_report):
     page = open_page(small_report)
 
