@@ -426,6 +426,7 @@ def test_the_large_view_says_why_of_the_best_and_the_worst(open_page, burst_repo
     page.wait_for_function("document.querySelector('#viewer-image').naturalWidth === 60")
     page.keyboard.press("ArrowRight")
     assert not page.locator("#viewer-why").is_visible()
+    page.wait_for_timeout(100)  # the button that had the focus is gone, and the keys still work
     page.keyboard.press("ArrowRight")
     assert page.locator("#viewer-why").is_visible()
     phone = open_page(burst_report, viewport={"width": 390, "height": 800})

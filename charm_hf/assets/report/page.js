@@ -286,10 +286,12 @@ function showViewed(photo) {
     svg.setAttribute("viewBox", `0 0 ${photo.distribution.length * 10} 100`);
     drawBars(svg, photo.distribution, "bar-shown", (bin) => `bin ${bin + 1}: ${(100 * photo.distribution[bin]).toFixed(1)} %`);
   }
+  const focused = document.activeElement;
   const size = seriesCounts.get(photo.series) ?? 1;
   byId("viewer-series").hidden = size < 2 || filters.series !== null;
   byId("viewer-series").textContent = `All ${size} of this moment`;
   byId("viewer-why").hidden = !report.explained.includes(photo.index);
+  if (focused.hidden) byId("viewer-choose").focus(); // or the keys would go nowhere
   showPressed(false);
   const link = byId("viewer-original");
   link.parentElement.hidden = !photo.original;
