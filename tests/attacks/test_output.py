@@ -7,13 +7,11 @@ import io
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from image_files import encoded, photo_like
 from typer.testing import CliRunner
-from warm_process import warm_process
 
 from charm_hf.scoring.rows import ScoreRow
 from charm_hf.scoring.sinks import open_table
@@ -69,12 +67,6 @@ def test_messages_escape_the_names_of_files(tmp_path: Path, checkpoint: str) -> 
     assert r"\x1b[2J" in told.stderr
 
 
-@pytest.fixture(scope="module")
-def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with warm_process(tmp_path_factory.mktemp("warm")) as folder:
-        yield folder / "charm-hf"
-
-
 @pytest.fixture
 def scored(tmp_path: Path) -> Path:
     """A folder with a photo and the table of its score."""
@@ -92,7 +84,7 @@ def ends_for_lack_of_room(command: list[object], **options: object) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 @pytest.mark.slow
-def test_a_full_disk_under_standard_output_is_exit_code_3(warm: Path, checkpoint: str, scored: Path) -> None:
+def test_a_full_disk_under_standard_output_is_exit_code_3(warm_commands: Path, checkpoint: str, scored: Path) -> None:
     photo, table = scored / "photo.png", scored / "scores.csv"
     with open("/dev/full", "w") as full:
         for arguments in (
@@ -102,12 +94,14 @@ def test_a_full_disk_under_standard_output_is_exit_code_3(warm: Path, checkpoint
             ["models"],
             ["--version"],
         ):
-            ends_for_lack_of_room([warm, *arguments], stdout=full)
+            ends_for_lack_of_room([warm_commands / "charm-hf", *arguments], stdout=full)
 
 
 @pytest.mark.skipif(shutil.which("mount") is None or os.geteuid() != 0, reason="needs a file system of its own")
 @pytest.mark.slow
-def test_a_full_disk_is_exit_code_3_from_every_command_that_writes(warm: Path, checkpoint: str, scored: Path) -> None:
+def test_a_full_disk_is_exit_code_3_from_every_command_that_writes(
+    warm_commands: Path, checkpoint: str, scored: Path
+) -> None:
     disk, photo, table, own = (scored / name for name in ("disk", "photo.png", "scores.csv", "own.csv"))
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", disk], capture_output=True).returncode:
@@ -125,7 +119,7 @@ def test_a_full_disk_is_exit_code_3_from_every_command_that_writes(warm: Path, c
             *(["explain", photo, "--model", checkpoint, "--output", disk / f"why.{end}"] for end in ("png", "jpg")),
             ["convert", *pickles, "--dataset", "aadb"],
         ):
-            ends_for_lack_of_room([warm, *arguments], stdout=subprocess.DEVNULL)
+            ends_for_lack_of_room([warm_commands / "charm-hf", *arguments], stdout=subprocess.DEVNULL)
         left = {path.name for path in disk.iterdir() if path.is_file() and not path.name.endswith(".lock")}
         assert left == {"ballast"}
     finally:
