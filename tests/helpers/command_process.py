@@ -9,14 +9,17 @@ from multiprocessing import get_context
 import torch
 
 
-def _run_command(arguments, log, chunk_images, slowness):
+def _run_command(arguments, log, chunk_images, slowness, offline):
     """Run `charm-hf` in a fresh process, with small chunks and no hurry, so that there is time to interrupt it."""
     with open(log, "w") as stream:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
+    import huggingface_hub.constants
+
     import charm_hf_cli
     from charm_hf.scoring import batching, engine
 
+    huggingface_hub.constants.HF_HUB_OFFLINE = offline  # the server's variables may be those of another test
     batching.CHUNK_IMAGES = chunk_images
     torch.set_num_threads(1)
     forward = engine.Scorer.answer
@@ -37,7 +40,8 @@ class CommandProcess:
         context.set_forkserver_preload(["charm_hf_cli", "charm_hf.scoring", "charm_hf.hub"])
         self.log = log
         arguments = [str(argument) for argument in arguments]
-        self.process = context.Process(target=_run_command, args=(arguments, log, chunk_images, slowness))
+        offline = os.environ.get("HF_HUB_OFFLINE") == "1"
+        self.process = context.Process(target=_run_command, args=(arguments, log, chunk_images, slowness, offline))
         self.process.start()
 
     def wait(self, seconds=60):

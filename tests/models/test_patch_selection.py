@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import time
+from pathlib import Path
+
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -10,6 +15,7 @@ import torch.nn.functional as F
 from many_photos import PLAIN_IMAGES, make_photos
 from PIL import Image
 
+from charm_hf import CharmImageProcessor
 from charm_hf.models.patch_selection_charm import (
     POWER_FLOOR,
     SELECTIONS,
@@ -172,3 +178,33 @@ def test_salient_regions_come_before_the_others_and_are_drawn_at_random() -> Non
         assert set(order[:3]) == {1, 3, 4}
         firsts.add(order[0])
     assert firsts == {1, 3, 4}
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="asks Linux for the time of each thread")
+@pytest.mark.parametrize("selection", ["frequency", "gradient", "entropy", "random"])
+def test_a_photos_tokens_are_made_by_the_thread_that_asks_for_them(selection):
+    """Threads that share so little work wait for one another, and on a busy machine for a hundred times as long."""
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (768, 1024, 3), dtype=np.uint8))
+    processor = CharmImageProcessor(patch_selection=selection)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        processor(photo)
+        before, start = ticks_by_thread(), time.thread_time()
+        while time.thread_time() < start + 0.3:
+            processor(photo)
+        spent = {thread: ticks - before.get(thread, 0) for thread, ticks in ticks_by_thread().items()}
+    finally:
+        torch.set_num_threads(threads)
+    own = spent.pop(str(threading.get_native_id()))
+    assert own >= 20
+    assert sum(spent.values()) < own / 4, spent
+
+
+def ticks_by_thread() -> dict[str, int]:
+    """Processor time of each thread of this process, in hundredths of a second."""
+    found = {}
+    for thread in os.listdir("/proc/self/task"):
+        fields = Path(f"/proc/self/task/{thread}/stat").read_text().rpartition(")")[2].split()
+        found[thread] = int(fields[11]) + int(fields[12])
+    return found

@@ -178,7 +178,7 @@ def test_workers_started_afresh_can_tokenize(checkpoint: str, photos: list[str])
         "if __name__ == '__main__':\n"
         "    mp.set_start_method('spawn')\n"
         "    pipe = pipeline('image-aesthetics', model=sys.argv[1])\n"
-        "    print(*[result['score'] for result in pipe(sys.argv[2:], num_workers=2)])\n"
+        "    print(*[result['score'] for result in pipe(sys.argv[2:], num_workers=1)])\n"
     )
     script = Path(checkpoint).parent / "spawned.py"
     script.write_text(code)
