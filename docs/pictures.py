@@ -207,6 +207,37 @@ def picture_overflows(option: list[str]) -> None:
         draw_overflows(photos, inks).save(IMAGES / f"overflow-{scheme}.jpg", quality=85)
 
 
+def picture_speed(option: list[str]) -> None:
+    """Draw the table of the whole path of docs/performance.md, charm-tiny's rows, for a light and a dark page."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    lines = Path(__file__).with_name("performance.md").read_text(encoding="utf-8").split("\n")
+    start = next(number for number, line in enumerate(lines) if line.startswith("| photo | model | header"))
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[start : start + 8]]
+    rows = [row for row in cells[2:] if row[1] == "charm-tiny"]
+    for scheme, inks in INKS.items():
+        figure = Figure(figsize=(8, 2.2), dpi=200, facecolor=inks.ground, layout="constrained")
+        axes = figure.subplots()
+        axes.set_facecolor(inks.ground)
+        left = np.zeros(len(rows))
+        for column, color in zip((4, 5, 6), ("#4c78a8", "#ffbe1e", "#72b7b2"), strict=True):
+            widths = np.array([float(row[column]) for row in rows])
+            axes.barh([row[0] for row in rows], widths, left=left, color=color, label=cells[0][column])
+            left += widths
+        for place, row in enumerate(rows):
+            text = f" {float(row[8]):.0f} ms, {float(row[9]):.0f} photos a second"
+            axes.text(left[place], place, text, color=inks.text, va="center", fontsize=9)
+        axes.set_xlim(0, 1.45 * left.max())
+        axes.set_xlabel("milliseconds of one core", color=inks.quiet)
+        axes.invert_yaxis()
+        axes.tick_params(colors=inks.text)
+        axes.spines[:].set_visible(False)
+        axes.legend(loc="upper right", frameon=False, labelcolor=inks.text)
+        canvas = FigureCanvasAgg(figure)
+        canvas.print_png(IMAGES / f"speed-{scheme}.png")
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # What the commands draw, and screenshots.
 
@@ -251,6 +282,7 @@ PICTURES = {
     "tokens": picture_tokens,
     "overflow": picture_overflows,
     "explain": picture_explanation,
+    "speed": picture_speed,
     "pages": picture_pages,
 }
 
