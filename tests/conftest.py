@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +49,14 @@ def photo_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows.append([f"{index}.jpg", "ab"[index % 2], "train" if index % 3 else "validation", *votes])
     write_csv(root / "ratings.csv", ["image", "kind", "split", "c1", "c2", "c3", "c4", "c5"], rows)
     return root
+
+
+@pytest.fixture(autouse=True)
+def level_of_messages() -> Iterator[None]:
+    """A command that was run in this process with `--quiet` leaves later tests their warnings."""
+    level = logging.getLogger().level
+    yield
+    logging.getLogger().setLevel(level)
 
 
 @pytest.fixture(scope="session")
