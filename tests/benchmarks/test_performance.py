@@ -45,8 +45,8 @@ def test_a_1024x768_photo_becomes_1164_tokens_and_few_operators(photo: Image.Ima
         inputs = processor(photo)
     regions = 28 * 37
     assert inputs["pixel_values"].shape[1] == regions + 3 * 64 == 1228
-    # Entropy counts each of its 28 strips with torch, in three parts that no threads share; nothing else may run once a
-    # region or a strip.
+    # Entropy counts each of its 28 strips with torch, in three parts that no threads share; nothing else may run once
+    # a region or a strip.
     assert operators.count <= 40 + (5 * 3 * 28 if selection == "entropy" else 0)
     # The importances, and for entropy the counts: pixels and tokens are made once each, by NumPy.
     assert operators.bytes <= (20_000 if selection != "entropy" else 26 * 256 * regions + 20_000)
