@@ -98,11 +98,10 @@ def put_out(data: object) -> None:
     """Write what was asked for, or where it is: to standard output."""
     try:
         print(for_terminal(str(data)) if sys.stdout.isatty() else data, flush=True)  # noqa: T201, this is a command
-    except BrokenPipeError:  # whoever read it has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        fail(error)
+        if not isinstance(error, BrokenPipeError):  # whoever read that has seen enough
+            fail(error)
 
 
 @contextmanager

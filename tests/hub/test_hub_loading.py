@@ -86,20 +86,6 @@ def published(hub: HubServer, tmp_path: Path, unchecked: None) -> dict[str, floa
     return {"old": score(first), "root": score(second), "para": score(para)}
 
 
-def expected_scores(published: dict[str, float]) -> dict[str, float]:
-    return {
-        "root": published["root"],
-        "classification": published["root"],
-        "subfolder": published["para"],
-        "revision": published["old"],
-        "code_revision": published["root"],
-        "subfolder and revision": published["para"],
-        "pipeline": published["root"],
-        "pipeline revision": published["old"],
-        "pipeline subfolder": published["para"],
-    }
-
-
 @pytest.mark.parametrize("hub", ["xet"], indirect=True)
 @pytest.mark.slow
 def test_a_stranger_loads_every_checkpoint_and_revision_and_once_more_offline(
@@ -107,7 +93,20 @@ def test_a_stranger_loads_every_checkpoint_and_revision_and_once_more_offline(
 ) -> None:
     arguments = ("alice/charm", PHOTO, hub.repos["alice/charm"].tags["v1"])
     online = run(hub, STRANGER, *arguments, home=tmp_path / "stranger")
-    assert online == pytest.approx(expected_scores(published), abs=1e-6)
+    assert online == pytest.approx(
+        {
+            "root": published["root"],
+            "classification": published["root"],
+            "subfolder": published["para"],
+            "revision": published["old"],
+            "code_revision": published["root"],
+            "subfolder and revision": published["para"],
+            "pipeline": published["root"],
+            "pipeline revision": published["old"],
+            "pipeline subfolder": published["para"],
+        },
+        abs=1e-6,
+    )
     assert len({published["old"], published["root"], published["para"]}) == 3
     hub.requests.clear()
     offline = run(hub, STRANGER, *arguments, home=tmp_path / "stranger", HF_HUB_OFFLINE="1")
