@@ -42,7 +42,7 @@ THUMBNAILS = ("embed", "link", "none")
 _THUMBNAIL_SIZES = ((500, 384), (2_000, 256), (math.inf, 160))
 _CHUNK = 200
 _LONGEST_TEXT = 4096  # so that a hostile table cannot make the page much larger than its photos do
-_ASSETS = ("report.css", "rows.js", "sheet.js", "page.js")
+_ASSETS = ("report.css", "rows.js", "sheet.js", "viewer.js", "page.js")
 
 
 @dataclass(frozen=True)
@@ -281,9 +281,7 @@ def _template(title: str, link_files: bool) -> tuple[str, str]:
         "title": html.escape(title),
         "policy": _policy(scripts, style, link_files),
         "style": style,
-        "rows_script": scripts[0],
-        "sheet_script": scripts[1],
-        "page_script": scripts[2],
+        "scripts": "\n".join(f"<script>{script}</script>" for script in scripts),
     }
     before, after = (folder / "page.html").read_text(encoding="utf-8").split("{{thumbnails}}")
     fill = partial(re.sub, r"\{\{(\w+)\}\}", lambda found: fields.get(found[1], found[0]))
