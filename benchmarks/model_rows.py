@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -13,13 +12,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 from transformers import Dinov2Config, Dinov2Model
-from transformers.utils import is_flash_attn_2_available
 
 from benchmarks.measure import least_milliseconds
 from benchmarks.photos import make_photo
 from benchmarks.table import Row
 from charm_hf import CharmForAestheticScoring, CharmImageProcessor
-from charm_hf.models.packed_attention_charm import PACKED_SDPA
 from charm_hf.models.plan_charm import PlanRules, plan_photo
 
 
@@ -96,31 +93,6 @@ def unlike_sizes_row(repetitions: int) -> Iterator[Row]:
         False,
         f"{together:.0f} ms / {alone:.0f} ms",
     )
-
-
-@torch.inference_mode()
-def packing_rows(repetitions: int) -> Iterator[Row]:
-    """The same batch on a GPU in bfloat16, padded against packed; no rows without a GPU."""
-    if not torch.cuda.is_available():
-        print("No CUDA device: the rows of packing are left out.", file=sys.stderr)
-        return
-    batch = CharmImageProcessor(max_num_patches=512)(photos_of_sixteen_sizes()).to("cuda")
-    implementations = ["sdpa", PACKED_SDPA, *(["flash_attention_2"] if is_flash_attn_2_available() else [])]
-    calls = []
-    for implementation in implementations:
-        model = small_models()[0].to("cuda", torch.bfloat16)
-        model.set_attn_implementation(implementation)
-
-        def call(model: CharmForAestheticScoring = model) -> None:
-            model(**batch)
-            torch.cuda.synchronize()
-
-        calls.append(call)
-    padded, *packed = least_milliseconds(*calls, repetitions=repetitions, clock=time.perf_counter)
-    for implementation, milliseconds in zip(implementations[1:], packed, strict=True):
-        detail = f"{padded:.2f} ms / {milliseconds:.2f} ms on {torch.cuda.get_device_name()}"
-        name = f"16 photos of 16 sizes on a GPU, {implementation}: speed-up over padded"
-        yield Row(name, padded / milliseconds, 1.3, True, detail)
 
 
 def gmacs(num_tokens: int, depth: int = 12, width: int = 384, patch_values: int = 588) -> float:

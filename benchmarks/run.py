@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import encoder_rows, everyday, model_rows, tokenizer_rows
+from benchmarks import encoder_rows, everyday, gpu_rows, model_rows, tokenizer_rows
 from benchmarks.measure import keep_freed_memory
 from benchmarks.peer import DEFAULT_ENVIRONMENT
 from benchmarks.table import HEADER, Row
@@ -49,8 +49,8 @@ def import_row(repetitions: int) -> Iterator[Row]:
 def main() -> None:
     """Print the table of the groups asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    groups = ("medium", "unlike", "large", "threads", "workers", "command", "forward", "sizes", "packing", "gmacs")
-    groups += ("training", "imports", "encoders")
+    groups = ("medium", "unlike", "large", "threads", "workers", "command", "forward", "sizes", "gmacs")
+    groups += ("training", "imports", "encoders", "gpu")
     tables = {"path": split_rows, "bounds": bound_rows, "rivals": rival_rows}
     parser.add_argument("groups", nargs="*", help=f"of {', '.join((*groups, *tables))}; all if none is named")
     parser.add_argument("--peer-environment", type=Path, default=DEFAULT_ENVIRONMENT)
@@ -73,11 +73,11 @@ def main() -> None:
             "large": lambda: tokenizer_rows.large_rows(folder, peer, repetitions),
             "forward": lambda: model_rows.forward_rows(repetitions),
             "sizes": lambda: model_rows.unlike_sizes_row(repetitions),
-            "packing": lambda: model_rows.packing_rows(repetitions),
             "gmacs": lambda: model_rows.gmac_rows(repetitions),
             "training": lambda: model_rows.training_rows(folder, repetitions),
             "imports": lambda: import_row(repetitions),
             "encoders": lambda: encoder_rows.encoder_rows(repetitions),
+            "gpu": lambda: gpu_rows.gpu_rows(folder, repetitions),
         }
         for group in (name for name in arguments.groups or groups if name in rows):
             for row in rows[group]():

@@ -108,13 +108,13 @@ def overhead(args: argparse.Namespace, folder: Path) -> None:
 
 
 def engine_seconds(scorer: Scorer, paths: list[Path]) -> tuple[float, float]:
-    """Wall-clock and processor seconds an image, after the first batch: until then worker processes start."""
-    chunks = scorer.run(chunk_items(map(Item.from_file, paths)))
-    before = len(next(chunks).finished)
-    begin, begin_here = time.perf_counter(), time.process_time()
-    for chunk in chunks:
-        after = len(chunk.finished)
-    scored = after - before
+    """Wall-clock and processor seconds an image, after the first batch if there are more: until then workers start."""
+    begin, begin_here, before = time.perf_counter(), time.process_time(), 0
+    for chunk in scorer.run(chunk_items(map(Item.from_file, paths))):
+        assert not any(row.error for row in chunk.rows)
+        if not before and len(chunk.finished) < len(paths):
+            begin, begin_here, before = time.perf_counter(), time.process_time(), len(chunk.finished)
+    scored = len(paths) - before
     return (time.perf_counter() - begin) / scored, (time.process_time() - begin_here) / scored
 
 

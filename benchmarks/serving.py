@@ -28,9 +28,8 @@ from threading import local
 import httpx
 import psutil
 
-from benchmarks.scoring import make_checkpoint, make_photo
-from charm_hf.scoring import Scorer, ScoringOptions, list_items, load_for_scoring
-from charm_hf.scoring.batching import chunk_items
+from benchmarks.scoring import engine_seconds, make_checkpoint, make_photo
+from charm_hf.scoring import Scorer, ScoringOptions, load_for_scoring
 
 
 LOADS = (1, 4, 16)
@@ -73,17 +72,6 @@ def processor_seconds(process: psutil.Process) -> float:
     return sum(process.cpu_times()[:4]) + sum(sum(child.cpu_times()[:2]) for child in process.children())
 
 
-def score_all(scorer: Scorer, photos: list[Path]) -> float:
-    """Photos a second of the engine, from when its first batch is done: by then its worker processes have started."""
-    begin = start = time.perf_counter()
-    before = 0
-    for chunk in scorer.run(chunk_items(list_items(photos))):
-        assert not any(row.error for row in chunk.rows)
-        if not before and not chunk.complete:
-            start, before = time.perf_counter(), len(chunk.finished)
-    return (len(photos) - before) / (time.perf_counter() - (start if before else begin))
-
-
 def kill_workers(address: str, process: psutil.Process, photos: list[Path]) -> int:
     """Scores that 16 clients get though all worker processes are killed meanwhile."""
     with ThreadPoolExecutor(1) as pool:
@@ -119,7 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
             ask_all(address, photos[:2], 1)
             for _ in range(args.rounds):
                 start = processor_seconds(psutil.Process())
-                engine.append(score_all(scorer, photos))
+                engine.append(1 / engine_seconds(scorer, photos)[0])
                 cost[0] += processor_seconds(psutil.Process()) - start
                 for clients in LOADS:
                     start = processor_seconds(process)
