@@ -54,6 +54,7 @@ def run_testers(cache: Path, folder: Path) -> dict[str, str | None]:
     found = folder / "found.xml"
     # A configuration of its own: the mixins have markers that ours does not know.
     options = ["-c", os.devnull, "--rootdir", str(TESTERS.parent), "-q", "-p", "no:cacheprovider", "--timeout", "120"]
+    options += ["--tb", "line"]  # long ones of what may fail take as long as the tests
     path = os.pathsep.join([str(Path(__file__).parents[1] / "helpers"), *sys.path])
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
     environment |= {"TRANSFORMERS_TESTS": str(cache), "HF_HUB_OFFLINE": "1", "PYTHONPATH": path}
