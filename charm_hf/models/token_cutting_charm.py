@@ -29,6 +29,7 @@ def pad_or_crop(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # what is kept may be part of a gradient later
 def resize_matrix(size_in: int, size_out: int) -> torch.Tensor:
     """(out, in) matrix of torch's bicubic resampling (half-pixel centres, clamped border).
 

@@ -16,6 +16,7 @@ from support import FIXTURES, photo_path, tiny_model
 
 from charm_hf import CharmImageProcessor
 from charm_hf.models.presets_charm import DATASET_PRESETS
+from charm_hf.models.token_cutting_charm import resize_matrix
 
 
 CASES = json.loads((FIXTURES / "tokens" / "cases.json").read_text())
@@ -71,6 +72,16 @@ def test_a_float_tensor_gives_the_published_tokens_and_a_gradient(case: dict) ->
     # Every pixel inside the cropped area reaches a token.
     rows, columns = inputs["spatial_shapes"][0].amax(0) * 14
     assert (pixels.grad[:, :rows, :columns].abs().sum(0) > 0).float().mean() > 0.99
+
+
+def test_a_gradient_flows_where_photos_were_read_in_inference_mode_before() -> None:
+    processor = CharmImageProcessor(max_num_patches=20)
+    pixels = torch.rand(3, 90, 120, requires_grad=True)
+    resize_matrix.cache_clear()
+    with torch.inference_mode():
+        processor(pixels)
+    processor(pixels)["pixel_values"].sum().backward()
+    assert pixels.grad.any()
 
 
 @pytest.mark.parametrize("name", DATASET_PRESETS)
