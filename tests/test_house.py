@@ -1,8 +1,9 @@
-"""What keeps the house small enough to know: short files, no circle of imports, a short way for a photo."""
+"""What keeps the house in order: short files, no circle of imports, a short way for a photo, versions as tested."""
 
 from __future__ import annotations
 
 import ast
+import re
 import sys
 import threading
 from graphlib import TopologicalSorter
@@ -13,6 +14,7 @@ from types import FrameType
 import pytest
 
 import charm_hf
+from charm_hf.models.checkpoint_charm import MINIMUM_TRANSFORMERS
 from charm_hf_cli import main
 
 
@@ -75,3 +77,10 @@ def test_no_call_on_a_photos_way_is_more_than_ten_files_deep(tmp_path: Path) -> 
     assert (tmp_path / "scores.csv").exists()
     assert "image_loading_charm.py" in deepest
     assert len(deepest) <= 10, deepest
+
+
+def test_the_range_of_transformers_is_what_was_tested() -> None:
+    low, end = re.search(r'"transformers>=([\d.]+),<([\d.]+)"', (ROOT / "pyproject.toml").read_text()).groups()
+    newest = re.search(r"^transformers==(\d+)\.(\d+)\.", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert f"{low}.0" == MINIMUM_TRANSFORMERS
+    assert end == f"{newest[1]}.{int(newest[2]) + 1}"
