@@ -314,6 +314,8 @@ def _parquet(
 
 
 _WRITERS: dict[str, Any] = {".csv": _csv, ".jsonl": _json_lines, ".parquet": _parquet}
+# Endings of the tables that are written; `Table` has to read them, too.
+WRITTEN_SUFFIXES = tuple(_WRITERS)
 
 
 def check_output(file: str | os.PathLike) -> str:
@@ -324,8 +326,9 @@ def check_output(file: str | os.PathLike) -> str:
         IsADirectoryError: if it is a folder.
     """
     suffix = Path(file).suffix.lower()
-    if suffix not in _WRITERS:
-        raise ValueError(f"{os.fspath(file)!r}: expected a file name ending in {', '.join(_WRITERS)}, got {suffix!r}.")
+    if suffix not in WRITTEN_SUFFIXES:
+        expected = ", ".join(WRITTEN_SUFFIXES)
+        raise ValueError(f"{os.fspath(file)!r}: expected a file name ending in {expected}, got {suffix!r}.")
     if os.path.isdir(file):
         raise IsADirectoryError(f"{os.fspath(file)!r} is a folder, expected the name of a file to write.")
     return suffix

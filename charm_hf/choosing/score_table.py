@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..tables import Table, unescape_bytes
+from ..tables import WRITTEN_SUFFIXES, Table, unescape_bytes
 
 
 NUMBERS = ("score", "normalized_score", "std", "width", "height", "tokens")
@@ -25,8 +25,9 @@ def read_scores(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         ValueError: for another format or a broken file.
     """
     path = Path(path)
-    if path.suffix.lower() not in (".csv", ".jsonl", ".parquet"):
-        raise ValueError(f"{os.fspath(path)!r}: expected a table ending in .csv, .jsonl or .parquet.")
+    if path.suffix.lower() not in WRITTEN_SUFFIXES:
+        *others, last = WRITTEN_SUFFIXES
+        raise ValueError(f"{os.fspath(path)!r}: expected a table ending in {', '.join(others)} or {last}.")
     if not path.is_file():
         raise FileNotFoundError(f"There is no score table {os.fspath(path)!r}. `charm-hf score` writes one.")
     table = Table(path)

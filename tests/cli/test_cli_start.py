@@ -13,6 +13,7 @@ from charm_hf.look.contributions import AGAINST, METHODS
 from charm_hf.look.report import THUMBNAILS
 from charm_hf.models.patch_selection_charm import SELECTIONS
 from charm_hf.models.presets_charm import DATASET_PRESETS
+from charm_hf.tables import WRITTEN_SUFFIXES
 from charm_hf_cli import app, support
 
 
@@ -126,7 +127,7 @@ assert charm_hf.look.report.write_report and charm_hf.CharmConfig
 def test_the_names_in_the_help_are_those_of_the_package():
     assert tuple(sorted(DATASET_PRESETS)) == support.DATASETS
     assert tuple(name for name, selection in SELECTIONS.items() if not selection.needs_map) == support.SELECTIONS
-    assert support.THUMBNAILS == THUMBNAILS
+    assert (support.THUMBNAILS, support.TABLES) == (THUMBNAILS, WRITTEN_SUFFIXES)
     assert (support.AGAINST, support.METHODS) == (AGAINST, METHODS)
     assert (support.STARS, support.XMP_PLACES) == (STARS, XMP_PLACES)
 
