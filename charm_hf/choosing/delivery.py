@@ -209,6 +209,7 @@ def write_chosen(
 
     found = ({**rows[at], "series": chosen.series.get(at), "reason": chosen.reasons.get(at)} for at in chosen.places)
     records = [{name: cell(row, name) for name in names} for row in found]
+    kinds = {name: kinds.get(name) or _kind_of(record[name] for record in records) for name in names}
     if isinstance(file, (str, os.PathLike)):
         check_output(file)
         with replaced_file(file) as draft, written_table(draft, names, kinds) as write:
@@ -216,6 +217,14 @@ def write_chosen(
         return
     with written_table(file, names, kinds) as write:
         write(records)
+
+
+def _kind_of(values: Iterable[Any]) -> Any:
+    """Kind of a column that only its values tell: of one of numbers, or of lists of them; text otherwise."""
+    found = {type(value) for value in values if value is not None}
+    if found == {list}:
+        return list[float]
+    return float if found and found <= {int, float} else str
 
 
 def select_photos(
