@@ -19,7 +19,8 @@ class PublishedReader:
 
     Attributes:
         root: folder of the download.
-        name: of the dataset and its preset.
+        name: of the dataset, and of its preset if it has one.
+        score_range: lowest and highest possible score; the preset's if not given.
         splits: official split -> where or how its rows are told; empty where there is none.
         test_size: share of a seeded test part where the authors made no split.
     """
@@ -27,6 +28,7 @@ class PublishedReader:
     root: Path
 
     name: ClassVar[str]
+    score_range: ClassVar[tuple[float, float] | None] = None
     splits: ClassVar[Mapping[str, Any]] = {}
     test_size: ClassVar[float | None] = None
 
@@ -61,7 +63,7 @@ class PublishedReader:
         return Annotations(
             image_ids=names,
             images=FolderImages(names, self.root / folder, fallback=self.root),
-            scale=LabelScale.of_preset(self.name),
+            scale=LabelScale(self.name, self.score_range) if self.score_range else LabelScale.of_preset(self.name),
             scores=to_floats(table.get(score_column)),
             left_out={"malformed": list(table.malformed)},
         )

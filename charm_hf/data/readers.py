@@ -42,6 +42,8 @@ _READERS: dict[str, Any] = {
     "csv": TableReader,
 }
 
+DATASET_NAMES = tuple(_READERS)
+
 # Builders of `datasets` that read local files and need no Hub id.
 _BUILDERS = ("arrow", "imagefolder", "json", "parquet", "webdataset")
 

@@ -11,6 +11,8 @@ from typing import Any
 import yaml
 from transformers import SchedulerType
 
+from charm_hf.data.readers import DATASET_NAMES
+
 
 SCHEDULERS = [kind.value for kind in SchedulerType if kind.value not in ("reduce_lr_on_plateau", "greedy")]
 
@@ -54,7 +56,7 @@ def size(text: str) -> float | int:
 def add_data_flags(parser: argparse.ArgumentParser) -> None:
     """Flags that say which photos there are: of every script."""
     add = parser.add_argument
-    add("--dataset_name", required=True, help="ava, aadb, para, tad66k, baid, spaq, koniq10k, csv, or a Hub dataset")
+    add("--dataset_name", required=True, help=f"{', '.join(DATASET_NAMES)}, or a Hub dataset")
     add("--data_dir", help="folder of the official download, or a table with an image folder")
     add("--dataset_options", **MAPPING, help="further options of load_aesthetic_dataset")
     add("--validation_size", type=size, help="share or number of training photos, where no such part is official")

@@ -24,6 +24,7 @@ from PIL import Image
 
 import charm_hf
 from charm_hf.data import dataset_score_range, load_aesthetic_dataset, load_ava_comments, split_hash
+from charm_hf.data.published import PublishedReader
 from charm_hf.models.presets_charm import AADB_ATTRIBUTES, DATASET_PRESETS
 
 
@@ -82,6 +83,18 @@ def test_distributions_sum_to_one_and_their_mean_is_the_score(tmp_path, name):
     assert distributions.shape == (9, len(DATASET_PRESETS[name].score_values))
     np.testing.assert_allclose(distributions.sum(axis=1), 1, atol=1e-12)
     np.testing.assert_allclose(distributions @ DATASET_PRESETS[name].score_values, dataset["score"][:], atol=1e-12)
+
+
+def test_a_reader_of_a_dataset_without_a_preset_tells_its_range_itself(tmp_path):
+    class OwnReader(PublishedReader):
+        name = "own"
+        score_range = (1.0, 7.0)
+
+    save_photo(tmp_path / "photos" / "a.jpg", 0.5)
+    write_csv(tmp_path / "own.csv", ("photo", "rating"), [["a.jpg", 6]])
+    reader = OwnReader(tmp_path)
+
+    assert reader.scored(reader.table("own.csv", "photo"), "photo", "rating", "photos").scale.score_range == (1.0, 7.0)
 
 
 def test_the_ava_line_of_the_official_file_is_read_as_documented(tmp_path):
