@@ -26,6 +26,7 @@ from charm_hf import CharmForAestheticScoring, CharmImageProcessor
 from charm_hf.data import LabelScale
 from charm_hf.data.saliency_maps import SaliencyFolder
 from charm_hf.hub import draft_model_card, push_checkpoint
+from charm_hf.models.configuration_charm import HEADS
 from charm_hf.models.presets_charm import DATASET_PRESETS
 from charm_hf.training.arguments import MAPPING, add_training_flags, parse_training_arguments
 from charm_hf.training.augmentation import TrainingAugmentation
@@ -48,7 +49,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--model_name_or_path", help="pretrained backbone, or a Charm checkpoint for a warm start")
     add("--backbone", **MAPPING, help="instead: configuration of a backbone with random weights")
     add("--num_scales", type=int, default=2, help="of a new model; a Charm checkpoint keeps its own")
-    add("--head", choices=("auto", "distribution", "regression"), default="auto", help="auto: as the labels are")
+    add("--head", choices=("auto", *HEADS), default="auto", help="auto: as the labels are")
     add("--classifier_dropout", type=float, default=0.1)
     add("--freeze_backbone", action="store_true", help="train head and scale embeddings only")
     add("--mixout", type=float, default=0.0, help="probability of Mixout on the encoder")
@@ -82,6 +83,8 @@ def build_network(
 ) -> tuple[CharmForAestheticScoring, CharmImageProcessor]:
     """The model, and the processor that fits it."""
     head = build_head(train, scale, distribution=args.head != "regression")
+    if args.head != "auto" and head["score_values"] is not None:
+        head["head"] = args.head
     head["num_attributes"] = len(train[0]["attributes"]) if "attributes" in train.column_names else 0
     head["classifier_dropout"] = args.classifier_dropout
     model = build_model(args.model_name_or_path, args.backbone, head, num_scales=args.num_scales)
