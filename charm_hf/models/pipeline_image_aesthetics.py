@@ -141,14 +141,9 @@ class ImageAestheticsPipeline(CardMixin, Pipeline):
     def postprocess(self, model_outputs: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         """Turn the tensors of one photo into numbers."""
         found = {name: value[0].tolist() for name, value in model_outputs.items()}
-        result: dict[str, Any] = {
-            name: found.get(name) for name in ("score", "normalized_score", "std", "distribution")
-        }
-        result |= {name: found[name] for name in ("attributes", "embedding") if name in found}
+        result: dict[str, Any] = {**dict.fromkeys(("score", "normalized_score", "std", "distribution")), **found}
         if quantiles := getattr(self.model.config, "score_quantiles", None):
             result["percentile"] = percentile_of_score(result["score"], quantiles)
-        if "spread" in found:
-            result["spread"] = found["spread"]
         return result
 
 
