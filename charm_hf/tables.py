@@ -297,7 +297,7 @@ def _parquet(
     kinds: Mapping[str, Any],
     metadata: Mapping[str, str] | None = None,
 ) -> Iterator[WriteRecords]:
-    """Parquet, with a row group for every group of rows."""
+    """Parquet, with a row group for every group of rows; what is no text in a column of texts stands there as JSON."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -309,8 +309,18 @@ def _parquet(
     }
     types[HALVES] = pa.list_(pa.float16())
     schema = pa.schema([(name, types[kinds.get(name, str)]) for name in columns], metadata)
+    texts = {name for name in columns if kinds.get(name, str) is str}
+
+    def cell(name: str, value: Any) -> Any:
+        return value if value is None or isinstance(value, str) or name not in texts else json.dumps(value)
+
     with pq.ParquetWriter(file, schema) as writer:
-        yield lambda records: writer.write_table(pa.Table.from_pylist(records, schema=schema))
+
+        def write_records(records: list[dict[str, Any]]) -> None:
+            rows = [{name: cell(name, value) for name, value in record.items()} for record in records]
+            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+
+        yield write_records
 
 
 _WRITERS: dict[str, Any] = {".csv": _csv, ".jsonl": _json_lines, ".parquet": _parquet}

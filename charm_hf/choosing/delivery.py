@@ -220,11 +220,16 @@ def write_chosen(
 
 
 def _kind_of(values: Iterable[Any]) -> Any:
-    """Kind of a column that only its values tell: of one of numbers, or of lists of them; text otherwise."""
-    found = {type(value) for value in values if value is not None}
-    if found == {list}:
-        return list[float]
-    return float if found and found <= {int, float} else str
+    """Kind of a column that only its values tell: numbers, lists of them, or text."""
+    known = [value for value in values if value is not None]
+    if known and all(map(_is_number, known)):
+        return float
+    is_lists = known and all(isinstance(value, list) and all(map(_is_number, value)) for value in known)
+    return list[float] if is_lists else str
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def select_photos(

@@ -50,13 +50,16 @@ def test_rows_are_kept_by_score_percentile_folder_and_rank(card):
 
 
 def test_a_column_that_only_its_values_tell_keeps_its_kind_in_parquet(tmp_path):
-    rows = [{"path": f"{place}.jpg", "score": place + 0.5, "new": place / 4, "list": [0.5, 1]} for place in range(3)]
+    rows = [
+        {"path": f"{place}.jpg", "score": place + 0.5, "new": place / 4, "list": [0.5, 1], "is": True, "tags": ["a"]}
+        for place in range(3)
+    ]
     (tmp_path / "scores.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     done = charm_hf("select", tmp_path / "scores.jsonl", "--top", 1, "--copies", "-o", tmp_path / "best.parquet")
 
     assert done.exit_code == 0, done.output
     assert pq.read_table(tmp_path / "best.parquet").to_pylist() == [
-        {"path": "2.jpg", "score": 2.5, "new": 0.5, "list": [0.5, 1.0]}
+        {"path": "2.jpg", "score": 2.5, "new": 0.5, "list": [0.5, 1.0], "is": "true", "tags": '["a"]'}
     ]
 
 
