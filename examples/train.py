@@ -82,9 +82,7 @@ def build_network(
     args: argparse.Namespace, train: Dataset, scale: LabelScale
 ) -> tuple[CharmForAestheticScoring, CharmImageProcessor]:
     """The model, and the processor that fits it."""
-    head = build_head(train, scale, distribution=args.head != "regression")
-    if args.head != "auto" and head["score_values"] is not None:
-        head["head"] = args.head
+    head = build_head(train, scale, args.head)
     head["num_attributes"] = len(train[0]["attributes"]) if "attributes" in train.column_names else 0
     head["classifier_dropout"] = args.classifier_dropout
     model = build_model(args.model_name_or_path, args.backbone, head, num_scales=args.num_scales)

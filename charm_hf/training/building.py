@@ -20,16 +20,25 @@ from charm_hf.models.modeling_charm import CharmForAestheticScoring
 NUM_QUANTILES = 101
 
 
-def build_head(train: Dataset, scale: LabelScale, distribution: bool = True) -> dict[str, Any]:
+def build_head(train: Dataset, scale: LabelScale, kind: str = "auto") -> dict[str, Any]:
     """Fields of a configuration that the labels of the training part decide, the quantiles of its ratings among them.
 
-    With `distribution`, a distribution is predicted where the labels have one; otherwise, only a score.
+    `"auto"` predicts a distribution where the labels have one; otherwise, only a score, as `"regression"` always does.
+
+    Raises:
+        ValueError: if the head needs distributions of ratings, and the labels are scores alone.
     """
+    if kind not in ("auto", "regression") and scale.score_values is None:
+        raise ValueError(
+            f"A head of the kind {kind!r} predicts how ratings are distributed, and the labels of "
+            f"{scale.dataset_name} are scores alone: take 'regression'."
+        )
     return {
         "dataset_name": scale.dataset_name,
         "score_range": scale.score_range,
-        "score_values": scale.score_values if distribution else None,
+        "score_values": None if kind == "regression" else scale.score_values,
         "score_quantiles": score_quantiles(np.array(train["score"][:])),
+        **({} if kind == "auto" else {"head": kind}),
     }
 
 

@@ -284,6 +284,17 @@ def test_a_warm_start_takes_over_the_encoder_and_replaces_a_head_of_another_shap
     assert CharmForAestheticScoring.from_pretrained(tmp_path / "run").config.score_range == [0, 10]
 
 
+def test_a_head_is_of_the_kind_that_was_asked_for_or_refused(photo_table, tmp_path):
+    flags = ["--num_train_epochs", "1", "--num_workers", "0", "--head"]
+    run_in_process("train", *flags_for(photo_table, tmp_path / "run", *flags, "regression"))
+    config = CharmForAestheticScoring.from_pretrained(tmp_path / "run").config
+    assert (config.head, config.score_values, config.score_range) == ("regression", None, [1, 5])
+    data = table_with(tmp_path, [1], [9], [4], [6])
+    flags = ["--dataset_options", "{score_range: [0, 10]}", "--validation_split", "none", *flags]
+    with pytest.raises(ValueError, match="'distribution' .* scores alone: take 'regression'"):
+        run_in_process("train", *flags_for(data, tmp_path / "other", *flags, "distribution"))
+
+
 def test_a_frozen_backbone_stays_as_it_was(finished, photo_table, tmp_path):
     flags = [
         "--dataset_name",
