@@ -52,11 +52,12 @@ def photo_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def level_of_messages() -> Iterator[None]:
-    """A command that was run in this process with `--quiet` leaves later tests their warnings."""
-    level = logging.getLogger().level
-    yield
-    logging.getLogger().setLevel(level)
+def level_of_messages() -> None:
+    """Every test has its warnings, though a command was run in this process with `--quiet`.
+
+    Before the test, not after it: fixtures of a whole module run commands, too, and are there before this one.
+    """
+    logging.getLogger().setLevel(logging.WARNING)
 
 
 @pytest.fixture(scope="session")
