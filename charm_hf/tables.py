@@ -17,6 +17,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import NoneType
 from typing import IO, Any, TextIO
 
 
@@ -297,27 +298,29 @@ def _parquet(
     kinds: Mapping[str, Any],
     metadata: Mapping[str, str] | None = None,
 ) -> Iterator[WriteRecords]:
-    """Parquet, with a row group for every group of rows; what is no text in a column of texts stands there as JSON."""
+    """Parquet, with a row group for every group of rows; of a column of the kind `object`, what is no text is JSON."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     types: dict[Any, Any] = {
         str: pa.string(),
+        object: pa.string(),
         int: pa.int32(),
         float: pa.float64(),
         list[float]: pa.list_(pa.float64()),
     }
     types[HALVES] = pa.list_(pa.float16())
     schema = pa.schema([(name, types[kinds.get(name, str)]) for name in columns], metadata)
-    texts = {name for name in columns if kinds.get(name, str) is str}
+    mixed = [name for name in columns if kinds.get(name) is object]
 
-    def cell(name: str, value: Any) -> Any:
-        return value if value is None or isinstance(value, str) or name not in texts else json.dumps(value)
+    def in_text(record: dict[str, Any]) -> dict[str, Any]:
+        cells = ((name, record[name]) for name in mixed)
+        return record | {name: json.dumps(value) for name, value in cells if not isinstance(value, (str, NoneType))}
 
     with pq.ParquetWriter(file, schema) as writer:
 
         def write_records(records: list[dict[str, Any]]) -> None:
-            rows = [{name: cell(name, value) for name, value in record.items()} for record in records]
+            rows = [in_text(record) for record in records] if mixed else records
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))
 
         yield write_records
@@ -356,7 +359,7 @@ def written_table(
     Args:
         file: path that ends in `.csv`, `.jsonl` or `.parquet`, or an open text stream, which gets CSV.
         columns: in their order.
-        kinds: `int`, `float`, `list[float]` or `HALVES` of columns that are not text.
+        kinds: `int`, `float`, `list[float]` or `HALVES` of columns that are not text; `object` if it may be anything.
         metadata: what a Parquet file says of itself; the other kinds have no place for it.
 
     Raises:

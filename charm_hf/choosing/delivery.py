@@ -220,12 +220,12 @@ def write_chosen(
 
 
 def _kind_of(values: Iterable[Any]) -> Any:
-    """Kind of a column that only its values tell: numbers, lists of them, or text."""
+    """Kind of a column that only its values tell: numbers, lists of them, or whatever else."""
     known = [value for value in values if value is not None]
     if known and all(map(_is_number, known)):
         return float
     is_lists = known and all(isinstance(value, list) and all(map(_is_number, value)) for value in known)
-    return list[float] if is_lists else str
+    return list[float] if is_lists else object
 
 
 def _is_number(value: Any) -> bool:
